@@ -1,0 +1,82 @@
+"""The one implementation of `get`, `serialize` and `deserialize`.
+
+A *strategy* is a small registered object that a layer is given as an argument: a
+score or a normalizer. It may be named by a string, given as an instance, or come
+back from a configuration as a dictionary.
+"""
+
+import keras
+
+
+class Strategies:
+    """The known strategies of one kind, by name.
+
+    Args:
+        argument: The word for the kind in error messages, such as `"score"`.
+        base: The class that all strategies of the kind inherit from, or None
+            when anything callable that is registered with Keras will do.
+        known: A dictionary of name to class.
+    """
+
+    def __init__(self, argument, base, known):
+        self.argument = argument
+        self.base = base
+        self.known = known
+
+    def get(self, identifier, **kwargs):
+        """Returns the strategy that `identifier` stands for.
+
+        Args:
+            identifier: A known name, an instance, or a serialized instance.
+            **kwargs: Passed on to the constructor when `identifier` is a name.
+        """
+        if isinstance(identifier, str):
+            return self._by_name(identifier)(**kwargs)
+        if isinstance(identifier, dict):
+            return self.deserialize(identifier)
+        self._refuse_unsavable(identifier)
+        return identifier
+
+    def serialize(self, strategy):
+        """Returns `strategy` as a dictionary.
+
+        It is never a bare name: Keras's legacy `.h5` loader turns the strings
+        `"dot"`, `"add"` and `"multiply"` into functions, wherever they stand.
+        """
+        return keras.saving.serialize_keras_object(strategy)
+
+    def deserialize(self, config):
+        """Returns the strategy that `serialize` made `config` from."""
+        strategy = keras.saving.deserialize_keras_object(config)
+        self._refuse_unsavable(strategy)
+        return strategy
+
+    def _by_name(self, name):
+        try:
+            return self.known[name]
+        except KeyError:
+            listed = ", ".join(f'"{known}"' for known in self.known)
+            raise ValueError(
+                f"Unknown {self.argument}. Expected one of {listed}, or an instance. "
+                f"Received: {self.argument}={name!r}"
+            ) from None
+
+    def _refuse_unsavable(self, strategy):
+        """Refuses what could be trained with, but never loaded again."""
+        cls = type(strategy)
+        if self.base is not None and not isinstance(strategy, self.base):
+            raise ValueError(
+                f"`{self.argument}` must be a name or an instance of "
+                f"{self.base.__module__}.{self.base.__qualname__}. "
+                f"Received: {self.argument}={strategy!r} (of type {cls.__name__})"
+            )
+        registered = keras.saving.get_registered_object(
+            keras.saving.get_registered_name(cls)
+        )
+        if registered is not cls or not callable(strategy):
+            raise ValueError(
+                f"`{self.argument}` must be an instance of a class registered with "
+                "`keras.saving.register_keras_serializable`, because a model that "
+                "holds anything else (a lambda, a function) saves but does not load. "
+                f"Received: {self.argument}={strategy!r} (of type {cls.__name__})"
+            )

@@ -1,0 +1,63 @@
+"""Argument checks with one message style.
+
+Every message names the argument, says what was expected and shows what came::
+
+    `num_heads` must be a positive integer. Received: num_heads=0
+"""
+
+import numbers
+
+
+def invalid(name, expected, value):
+    """Returns the `ValueError` that all checks raise, in the one style."""
+    return ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+
+
+def is_integer(value):
+    """Says whether `value` is an integer (NumPy's too), and not a boolean."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def positive_integer(name, value, optional=False):
+    """Returns `value` as an `int`, or raises."""
+    if optional and value is None:
+        return None
+    if not is_integer(value) or value < 1:
+        expected = "a positive integer" + (" or None" if optional else "")
+        raise invalid(name, expected, value)
+    return int(value)
+
+
+def number(name, value, expected="a number"):
+    """Returns `value` as a finite `float`, or raises."""
+    if (
+        not isinstance(value, numbers.Real)
+        or isinstance(value, bool)
+        or not float("-inf") < value < float("inf")
+    ):
+        raise invalid(name, expected, value)
+    return float(value)
+
+
+def rate(name, value):
+    """Returns a dropout rate in [0, 1) as a `float`, or raises."""
+    expected = "a number in the range [0, 1)"
+    value = number(name, value, expected)
+    if not 0 <= value < 1:
+        raise invalid(name, expected, value)
+    return value
+
+
+def boolean(name, value):
+    """Returns `value` if it is True or False, or raises."""
+    if not isinstance(value, bool):
+        raise invalid(name, "True or False", value)
+    return value
+
+
+def one_of(name, value, choices):
+    """Returns `value` if it is one of `choices`, or raises and lists them."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise invalid(name, f"one of {listed}", value)
+    return value

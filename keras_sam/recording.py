@@ -1,0 +1,100 @@
+"""Recording: handing the attention weights of layers to whoever asks.
+
+Layers call `record`; it does nothing unless somebody opened `record_attention`. A
+context variable holds the open recorder, so threads and nested recorders do not see
+each other's weights.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+
+import keras
+
+_recorder = contextvars.ContextVar("keras_sam_recorder", default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionDetails:
+    """What recorded weights are, so that they can be drawn.
+
+    Args:
+        kind: The mechanism: `"self"`, `"cross"`, `"selective"`, `"spatial"`,
+            `"pointwise_spatial"` or `"channel"`.
+        query_grid: The sizes behind the query axis `T`, such as `(8, 8)` when its 64
+            positions are places of a feature map; None for a plain sequence.
+        key_grid: The same for the key axis `S`.
+    """
+
+    kind: str
+    query_grid: tuple | None = None
+    key_grid: tuple | None = None
+
+
+class AttentionMaps(dict):
+    """Attention weights by layer path, with `details` by the same paths."""
+
+    def __init__(self):
+        super().__init__()
+        self.details = {}
+
+    def __missing__(self, path):
+        recorded = ", ".join(repr(key) for key in self) or "nothing"
+        raise KeyError(
+            f"No attention was recorded for {path!r}. Recorded: {recorded}. A model "
+            "that already runs inside a compiled function (`fit`, `predict`, your "
+            "own `tf.function`) is not recorded from outside: call the model itself, "
+            "`model(x)`, or open `record_attention()` inside the function."
+        )
+
+    def add(self, path, weights, details):
+        """Adds the weights of one call; the second call of a layer is `path#2`."""
+        key, calls = path, 1
+        while key in self:
+            calls += 1
+            key = f"{path}#{calls}"
+        self[key] = weights
+        self.details[key] = details
+
+
+@contextlib.contextmanager
+def record_attention():
+    """Records the attention weights of every keras_sam layer that is called.
+
+    Works around any call of any model: functional, Sequential, nested, subclassed, in
+    a loop or in `keras.layers.TimeDistributed`, eagerly or, opened inside it, in a
+    `tf.function`. While it is open, layers compute their whole weight matrices.
+
+    Yields:
+        A dictionary that maps each layer's `path` to its weights as normalized and
+        masked, before dropout. A layer called twice has its second call under
+        `path#2`. `.details[path]` says what the weights are.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_sam
+    >>> layer = keras_sam.SelfAttention(num_heads=2, name="attend")
+    >>> model = keras.Sequential([keras.Input((5, 8)), layer])
+    >>> with keras_sam.record_attention() as maps:
+    ...     outputs = model(np.ones((3, 5, 8)), training=False)
+    >>> maps[layer.path].shape
+    TensorShape([3, 2, 5, 5])
+    """
+    maps = AttentionMaps()
+    token = _recorder.set(maps)
+    try:
+        yield maps
+    finally:
+        _recorder.reset(token)
+
+
+def is_recording():
+    """Says whether somebody records, so that a layer has to make its weights."""
+    return _recorder.get() is not None
+
+
+def record(layer, weights, details):
+    """Hands `weights` to the open recorder, if there is one."""
+    maps = _recorder.get()
+    if maps is not None and not isinstance(weights, keras.KerasTensor):
+        maps.add(layer.path or layer.name, weights, details)
