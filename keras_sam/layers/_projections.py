@@ -1,0 +1,270 @@
+"""What self-attention and cross-attention share: multi-head projections.
+
+Queries, keys and values are projected, attended over and projected back. The weights are
+laid out as in `keras.layers.MultiHeadAttention` (and `GroupedQueryAttention`), so that
+`layer.set_weights(keras_layer.get_weights())` carries a trained layer over.
+"""
+
+import functools
+
+import keras
+from keras import ops
+
+from keras_sam import _validation as check
+from keras_sam import normalizers, scores
+from keras_sam.ops.attention import attend
+from keras_sam.recording import is_recording, record
+
+
+class ProjectedAttention(keras.layers.Layer):
+    """Base of `SelfAttention` and `CrossAttention`; see there for the arguments."""
+
+    def __init__(
+        self,
+        num_heads,
+        key_dim=None,
+        value_dim=None,
+        num_key_value_heads=None,
+        score="scaled_dot",
+        normalizer="softmax",
+        causal=False,
+        sliding_window=None,
+        dropout=0.0,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        kernel_regularizer=None,
+        block_size="auto",
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.num_heads = check.positive_integer("num_heads", num_heads)
+        self.key_dim = check.positive_integer("key_dim", key_dim, optional=True)
+        self.value_dim = check.positive_integer("value_dim", value_dim, optional=True)
+        self.num_key_value_heads = check.positive_integer(
+            "num_key_value_heads", num_key_value_heads, optional=True
+        )
+        if self.num_heads % (self.num_key_value_heads or self.num_heads):
+            raise check.invalid(
+                "num_key_value_heads",
+                f"a divisor of `num_heads` ({num_heads}) or None",
+                num_key_value_heads,
+            )
+        # A named score follows this layer's dtype policy; an instance has its own.
+        defaults = {"dtype": self.dtype_policy} if isinstance(score, str) else {}
+        self.score = scores.get(score, **defaults)
+        self.normalizer = normalizers.get(normalizer)
+        self.causal = check.boolean("causal", causal)
+        self.sliding_window = check.positive_integer(
+            "sliding_window", sliding_window, optional=True
+        )
+        self.dropout = check.rate("dropout", dropout)
+        self.use_bias = check.boolean("use_bias", use_bias)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        if block_size != "auto" and block_size is not None:
+            expected = 'a positive integer, "auto" or None'
+            if not check.is_integer(block_size) or block_size < 1:
+                raise check.invalid("block_size", expected, block_size)
+            block_size = int(block_size)
+        self.block_size = block_size
+        self.seed = seed
+        self._projection_policies = {}
+        if self.dropout > 0:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def _build_projections(self, query_shape, key_shape, value_shape):
+        """Builds the projections and the score from shapes `(B, T, C)`."""
+        width = query_shape[-1]
+        if self.key_dim is None and width % self.num_heads:
+            raise ValueError(
+                "`num_heads` must divide the width of the input when `key_dim` is "
+                f"None. Received: num_heads={self.num_heads}, width={width}"
+            )
+        key_dim = self.key_dim or width // self.num_heads
+        value_dim = self.value_dim or key_dim
+        key_heads = self.num_key_value_heads or self.num_heads
+        self.query_dense = self._dense("query", query_shape, self.num_heads, key_dim)
+        self.key_dense = self._dense("key", key_shape, key_heads, key_dim)
+        self.value_dense = self._dense("value", value_shape, key_heads, value_dim)
+        self.output_dense = keras.layers.EinsumDense(
+            "bthd,hdc->btc",
+            output_shape=(None, width),
+            bias_axes="c" if self.use_bias else None,
+            **self._dense_options("attention_output"),
+        )
+        batch, length = query_shape[:2]
+        self.output_dense.build((batch, length, self.num_heads, value_dim))
+        if not self.score.built:  # one that was loaded is built already
+            self.score.build(
+                (batch, self.num_heads, length, key_dim),
+                (batch, self.num_heads, key_shape[1], key_dim),
+            )
+
+    def _dense(self, name, shape, num_heads, width):
+        dense = keras.layers.EinsumDense(
+            "btc,chd->bthd",
+            output_shape=(None, num_heads, width),
+            bias_axes="hd" if self.use_bias else None,
+            **self._dense_options(name),
+        )
+        dense.build(shape)
+        return dense
+
+    def _dense_options(self, name):
+        # A fresh copy of the initializer each time: one instance with a seed would
+        # give all projections the same numbers.
+        initializer = self.kernel_initializer
+        return {
+            "name": name,
+            "dtype": self._projection_policies.get(name, self.dtype_policy),
+            "kernel_initializer": initializer.__class__.from_config(
+                initializer.get_config()
+            ),
+            "kernel_regularizer": self.kernel_regularizer,
+        }
+
+    def _attend(
+        self,
+        query,
+        key,
+        value,
+        *,
+        query_mask,
+        key_mask,
+        attention_mask,
+        attention_bias,
+        return_attention_scores,
+        training,
+        details,
+    ):
+        """Projects `(B, T, C)` tensors, attends, and projects the result back."""
+        query = ops.swapaxes(self.query_dense(query), 1, 2)  # (B, H, T, D)
+        key = self._repeat_heads(self.key_dense(key))  # (B, H, S, D)
+        value = self._repeat_heads(self.value_dense(value))  # (B, H, S, Dv)
+        query, key = self.score.project(query, key)
+        dropout = None
+        if training and self.dropout > 0:
+            dropout = functools.partial(
+                keras.random.dropout, rate=self.dropout, seed=self.seed_generator
+            )
+        output, weights = attend(
+            query,
+            key,
+            value,
+            compare=functools.partial(self.score, projected=True),
+            normalizer=self.normalizer,
+            mask=_with_heads(attention_mask),
+            key_mask=key_mask,
+            query_mask=query_mask,
+            bias=_with_heads(attention_bias),
+            causal=self.causal,
+            sliding_window=self.sliding_window,
+            dropout=dropout,
+        )
+        if is_recording():
+            record(self, weights, details)
+        output = self.output_dense(ops.swapaxes(output, 1, 2))
+        return (output, weights) if return_attention_scores else output
+
+    def _repeat_heads(self, tensor):
+        """Turns `(B, S, key heads, D)` into `(B, H, S, D)`, as grouped queries need."""
+        tensor = ops.swapaxes(tensor, 1, 2)
+        groups = self.num_heads // tensor.shape[1]
+        return tensor if groups == 1 else ops.repeat(tensor, groups, axis=1)
+
+    def _check_mask(self, name, mask, tensor):
+        """Refuses a padding mask that is not `tensor` without its channels."""
+        if mask is None or _fits(mask.shape, tensor.shape[:-1]):
+            return
+        raise ValueError(
+            f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in "
+            f"{self.__class__.__name__} {self.name!r}. "
+            f"Received: {name}.shape={tuple(mask.shape)}"
+        )
+
+    def _check_pairs(self, name, tensor, batch, rows, keys):
+        """Refuses a mask or bias that is not `(B, T, S)` or `(B, H, T, S)`."""
+        if tensor is None:
+            return
+        for expected in ((batch, rows, keys), (batch, self.num_heads, rows, keys)):
+            if _fits(tensor.shape, expected, broadcast=True):
+                return
+        raise ValueError(
+            f"`{name}` must have the shape (batch, {rows}, {keys}) or "
+            f"(batch, {self.num_heads}, {rows}, {keys}), where a size may be 1, in "
+            f"{self.__class__.__name__} {self.name!r}. "
+            f"Received: {name}.shape={tuple(tensor.shape)}"
+        )
+
+    def get_config(self):
+        config = {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "key_dim": self.key_dim,
+            "value_dim": self.value_dim,
+            "num_key_value_heads": self.num_key_value_heads,
+            "score": scores.serialize(self.score),
+            "normalizer": normalizers.serialize(self.normalizer),
+            "causal": self.causal,
+            "sliding_window": self.sliding_window,
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "block_size": self.block_size,
+            "seed": self.seed,
+        }
+        quantized = {
+            layer.name: keras.dtype_policies.serialize(layer.dtype_policy)
+            for layer in self._flatten_layers(include_self=False, recursive=False)
+            if layer.quantization_mode is not None
+        }
+        return {**config, "quantized": quantized} if quantized else config
+
+    @classmethod
+    def from_config(cls, config):
+        # Keras's own attention layers look for quantized projections by their path in
+        # the model, which is another one after loading, and so fail to load.
+        config = dict(config)
+        quantized = config.pop("quantized", {})
+        layer = cls(**config)
+        layer._projection_policies = {
+            name: keras.dtype_policies.deserialize(policy)
+            for name, policy in quantized.items()
+        }
+        return layer
+
+
+def grid_of(shape):
+    """The sizes between batch and channels, or None for a plain sequence."""
+    return tuple(shape[1:-1]) if len(shape) > 3 else None
+
+
+def keras_mask(tensor, mask):
+    """Returns `mask`, or the implicit Keras mask of `tensor`, as booleans.
+
+    Keras itself fills in a layer's `mask` argument only where that layer is called with
+    one tensor; beside an `attention_mask` it does not.
+    """
+    if mask is None:
+        mask = getattr(tensor, "_keras_mask", None)
+    if mask is None:
+        return None
+    return ops.cast(mask, "bool")
+
+
+def _with_heads(tensor):
+    """Gives a mask or bias of shape `(B, T, S)` an axis for the heads."""
+    if tensor is None or len(tensor.shape) == 4:
+        return tensor
+    return ops.expand_dims(tensor, 1)
+
+
+def _fits(shape, expected, broadcast=False):
+    """Whether a shape fits another one, as far as both are known."""
+    return len(shape) == len(expected) and all(
+        None in (size, want) or size == want or (broadcast and size == 1)
+        for size, want in zip(shape, expected, strict=True)
+    )

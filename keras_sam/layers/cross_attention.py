@@ -1,0 +1,153 @@
+"""Cross-attention: one sequence attends to another."""
+
+import keras
+
+from keras_sam.layers._projections import ProjectedAttention, keras_mask
+from keras_sam.ops.attention import both
+from keras_sam.recording import AttentionDetails
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+class CrossAttention(ProjectedAttention):
+    """Multi-head attention of one sequence over another, as a decoder needs.
+
+    ```
+    q, k, v = query W_q + b_q, key W_k + b_k, value W_v + b_v     for each head
+    weights = mask * normalizer(where(mask, score(q, k) + bias, very negative))
+    output  = concat over heads(dropout(weights) v) W_o + b_o
+    ```
+
+    With `score="scaled_dot"` and `normalizer="softmax"` this is what
+    `keras.layers.MultiHeadAttention` computes, and the weights are laid out the same.
+
+    Args:
+        num_heads: Number of heads `H`.
+        key_dim: Width of each head's queries and keys. None is the width of the query
+            input divided by `num_heads`.
+        **kwargs: The arguments of `SelfAttention`, which mean the same here. `causal`
+            and `sliding_window` compare the position of a query with that of a key.
+
+    Call arguments:
+        query: Tensor `(B, T, C)`.
+        value: Tensor `(B, S, Cv)`.
+        key: Tensor `(B, S, Ck)`; None is `value`.
+        query_mask, value_mask, key_mask: Booleans `(B, T)`, `(B, S)` and `(B, S)`, False
+            for padding; Keras hands over the masks of `Embedding` or `Masking` layers
+            by itself.
+        attention_mask: Boolean `(B, T, S)` or `(B, H, T, S)`, True for "may attend".
+            Sizes of 1 broadcast.
+        attention_bias: Float tensor of the same shapes, added to the scores.
+        return_attention_scores: Whether to return the weights as well. They are as
+            normalized and masked, before dropout.
+        training: Whether to apply dropout.
+
+    Masking:
+        As in `SelfAttention`. The mask of `query` is passed on.
+
+    Output shape:
+        The shape of `query`; with `return_attention_scores=True` also the weights,
+        `(B, H, T, S)`.
+
+    Raises:
+        ValueError: For an argument out of range, when the layer is made; for inputs or
+            masks whose shapes do not fit, when it is built or called.
+
+    Example:
+
+    >>> import keras, keras_sam
+    >>> source = keras.Input((None, 16), name="source")
+    >>> target = keras.Input((None, 8), name="target")
+    >>> attended, weights = keras_sam.CrossAttention(num_heads=2, key_dim=4)(
+    ...     target, source, return_attention_scores=True
+    ... )
+    >>> attended.shape, weights.shape
+    ((None, None, 8), (None, 2, None, None))
+
+    References:
+        Vaswani et al., 2017, "Attention Is All You Need"
+        (https://arxiv.org/abs/1706.03762), section 3.2.3, "encoder-decoder attention".
+    """
+
+    def build(self, query_shape, value_shape=None, key_shape=None):
+        if value_shape is None:  # one list of shapes, as saved models may give
+            query_shape, value_shape, key_shape = (*query_shape, None)[:3]
+        shapes = {"query": query_shape, "value": value_shape}
+        shapes["key"] = value_shape if key_shape is None else key_shape
+        for name, shape in shapes.items():
+            if len(shape) != 3 or shape[-1] is None:
+                raise ValueError(
+                    f"`{name}` must have the shape (batch, length, channels) with "
+                    f"known channels, in CrossAttention {self.name!r}. "
+                    f"Received: {name}.shape={tuple(shape)}"
+                )
+        self._build_projections(shapes["query"], shapes["key"], shapes["value"])
+
+    def call(
+        self,
+        query,
+        value,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        attention_bias=None,
+        return_attention_scores=False,
+        training=None,
+    ):
+        query_mask = keras_mask(query, query_mask)
+        value_mask = keras_mask(value, value_mask)
+        key_mask = None if key is None else keras_mask(key, key_mask)
+        self._check_call(query, value, key, attention_mask, attention_bias)
+        self._check_mask("query_mask", query_mask, query)
+        self._check_mask("value_mask", value_mask, value)
+        self._check_mask("key_mask", key_mask, key)
+        return self._attend(
+            query,
+            value if key is None else key,
+            value,
+            query_mask=query_mask,
+            key_mask=both(value_mask, key_mask),
+            attention_mask=attention_mask,
+            attention_bias=attention_bias,
+            return_attention_scores=return_attention_scores,
+            training=training,
+            details=AttentionDetails("cross"),
+        )
+
+    def compute_output_spec(
+        self,
+        query,
+        value,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        attention_bias=None,
+        return_attention_scores=False,
+        training=None,
+    ):
+        self._check_call(query, value, key, attention_mask, attention_bias)
+        outputs = keras.KerasTensor(query.shape, dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return outputs
+        return outputs, keras.KerasTensor(
+            (query.shape[0], self.num_heads, query.shape[1], value.shape[1]),
+            dtype=self.compute_dtype,
+        )
+
+    def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
+        return tuple(query_shape if value_shape is not None else query_shape[0])
+
+    def _check_call(self, query, value, key, attention_mask, attention_bias):
+        if key is not None and None not in (key.shape[1], value.shape[1]):
+            if key.shape[1] != value.shape[1]:
+                raise ValueError(
+                    "`key` and `value` must have the same length, in CrossAttention "
+                    f"{self.name!r}. Received: key.shape={tuple(key.shape)}, "
+                    f"value.shape={tuple(value.shape)}"
+                )
+        sizes = query.shape[0], query.shape[1], value.shape[1]
+        self._check_pairs("attention_mask", attention_mask, *sizes)
+        self._check_pairs("attention_bias", attention_bias, *sizes)

@@ -1,0 +1,178 @@
+"""Self-attention over sequences, images and volumes."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_sam.layers._projections import ProjectedAttention, grid_of, keras_mask
+from keras_sam.recording import AttentionDetails
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+class SelfAttention(ProjectedAttention):
+    """Multi-head self-attention with any score and any normalizer.
+
+    ```
+    q, k, v = x W_q + b_q, x W_k + b_k, x W_v + b_v            for each head
+    weights = mask * normalizer(where(mask, score(q, k) + bias, very negative))
+    output  = concat over heads(dropout(weights) v) W_o + b_o
+    ```
+
+    With `score="scaled_dot"` and `normalizer="softmax"` this is what
+    `keras.layers.MultiHeadAttention` computes when it is called with one tensor, and the
+    weights are laid out the same: `layer.set_weights(keras_layer.get_weights())` carries
+    them over.
+
+    Args:
+        num_heads: Number of heads `H`.
+        key_dim: Width `D` of each head's queries and keys. None is `C / num_heads`.
+        value_dim: Width of each head's values. None is `key_dim`.
+        num_key_value_heads: Number of heads of keys and values, each shared by a group
+            of query heads (grouped-query attention). A divisor of `num_heads`; None is
+            `num_heads`.
+        score: A name, `"dot"`, `"scaled_dot"`, `"cosine"`, `"additive"`, `"bilinear"`
+            or `"low_rank_bilinear"`, or a `keras_sam.scores.Score`.
+        normalizer: A name, `"softmax"`, `"sigmoid"`, `"sparsemax"` or `"entmax"`, or an
+            instance from `keras_sam.normalizers` or of your own registered class.
+        causal: Whether a position attends to itself and those before it only.
+        sliding_window: Attend only to positions less than this many away, before and
+            after (with `causal`: before). None is everywhere.
+        dropout: Share of the weights that are dropped in training, in [0, 1).
+        use_bias: Whether the projections have biases.
+        kernel_initializer: For the projections.
+        kernel_regularizer: For the projections.
+        block_size: How many query rows are computed at a time. `"auto"` chooses by the
+            sizes; None is all at once, which keeps whole score matrices.
+        seed: Seed of the dropout.
+        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor `(B, T, C)`, or `(B, height, width, C)` or `(B, depth, height,
+            width, C)`: then `T` is all their positions in row-major order.
+        mask: Boolean `(B, T)` (or the shape of the positions), False for padding; Keras
+            hands over the mask of an `Embedding` or `Masking` layer by itself.
+        attention_mask: Boolean `(B, T, T)` or `(B, H, T, T)`, True for "may attend".
+            Sizes of 1 broadcast.
+        attention_bias: Float tensor of the same shapes, added to the scores.
+        return_attention_scores: Whether to return the weights as well. They are as
+            normalized and masked, before dropout.
+        training: Whether to apply dropout.
+
+    Masking:
+        Padding neither gives nor receives weight. A row with nothing to attend to has
+        weights of exactly zero, in every dtype, so that its output is the output bias.
+        The mask is passed on. float16 and bfloat16 layers normalize in float32.
+
+    Output shape:
+        The shape of `inputs`; with `return_attention_scores=True` also the weights,
+        `(B, H, T, T)`.
+
+    Raises:
+        ValueError: For an argument out of range, when the layer is made; for inputs or
+            masks whose shapes do not fit, when it is built or called.
+
+    Example:
+
+    >>> import keras, keras_sam
+    >>> model = keras.Sequential(
+    ...     [
+    ...         keras.Input((None,), dtype="int32"),
+    ...         keras.layers.Embedding(1000, 32, mask_zero=True),
+    ...         keras_sam.SelfAttention(num_heads=4, score="additive"),
+    ...         keras.layers.GlobalAveragePooling1D(),
+    ...         keras.layers.Dense(2, activation="softmax"),
+    ...     ]
+    ... )
+    >>> model(keras.ops.ones((3, 7), dtype="int32")).shape
+    TensorShape([3, 2])
+
+    References:
+        Vaswani et al., 2017, "Attention Is All You Need"
+        (https://arxiv.org/abs/1706.03762), section 3.2. Ainslie et al., 2023, "GQA:
+        Training Generalized Multi-Query Transformer Models"
+        (https://arxiv.org/abs/2305.13245).
+    """
+
+    def build(self, input_shape):
+        input_shape = tuple(input_shape)
+        if not 3 <= len(input_shape) <= 5 or input_shape[-1] is None:
+            raise ValueError(
+                "`inputs` must have the shape (batch, length, channels), (batch, "
+                "height, width, channels) or (batch, depth, height, width, channels), "
+                f"with known channels, in SelfAttention {self.name!r}. "
+                f"Received: inputs.shape={input_shape}"
+            )
+        flat = (input_shape[0], _positions(input_shape), input_shape[-1])
+        self._build_projections(flat, flat, flat)
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(input_shape), axes={-1: input_shape[-1]}
+        )
+
+    def call(
+        self,
+        inputs,
+        mask=None,
+        attention_mask=None,
+        attention_bias=None,
+        return_attention_scores=False,
+        training=None,
+    ):
+        mask = keras_mask(inputs, mask)
+        self._check_mask("mask", mask, inputs)
+        self._check_call(inputs, attention_mask, attention_bias)
+        grid = grid_of(inputs.shape)
+        shape = ops.shape(inputs)
+        flat = inputs
+        if grid is not None:
+            flat = ops.reshape(inputs, (shape[0], -1, shape[-1]))
+            mask = None if mask is None else ops.reshape(mask, (shape[0], -1))
+        outputs = self._attend(
+            flat,
+            flat,
+            flat,
+            query_mask=mask,
+            key_mask=mask,
+            attention_mask=attention_mask,
+            attention_bias=attention_bias,
+            return_attention_scores=return_attention_scores,
+            training=training,
+            details=AttentionDetails("self", grid, grid),
+        )
+        if grid is None:
+            return outputs
+        if not return_attention_scores:
+            return ops.reshape(outputs, shape)
+        return ops.reshape(outputs[0], shape), outputs[1]
+
+    def compute_output_spec(
+        self,
+        inputs,
+        mask=None,
+        attention_mask=None,
+        attention_bias=None,
+        return_attention_scores=False,
+        training=None,
+    ):
+        self._check_call(inputs, attention_mask, attention_bias)
+        outputs = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return outputs
+        length = _positions(inputs.shape)
+        return outputs, keras.KerasTensor(
+            (inputs.shape[0], self.num_heads, length, length), dtype=self.compute_dtype
+        )
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def _check_call(self, inputs, attention_mask, attention_bias):
+        sizes = inputs.shape[0], _positions(inputs.shape), _positions(inputs.shape)
+        self._check_pairs("attention_mask", attention_mask, *sizes)
+        self._check_pairs("attention_bias", attention_bias, *sizes)
+
+
+def _positions(shape):
+    """How many positions an input of this shape has, or None."""
+    sizes = shape[1:-1]
+    return None if None in sizes else math.prod(sizes)
