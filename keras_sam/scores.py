@@ -172,9 +172,7 @@ class Cosine(Score):
     def __init__(self, temperature=0.1, min_temperature=0.01, **kwargs):
         super().__init__(**kwargs)
         positive = "a positive number"
-        self.min_temperature = check.number(
-            "min_temperature", min_temperature, positive
-        )
+        self.min_temperature = check.number("min_temperature", min_temperature, positive)
         if self.min_temperature <= 0:
             raise check.invalid("min_temperature", positive, min_temperature)
         expected = f"a number of at least `min_temperature` ({min_temperature})"
@@ -247,9 +245,7 @@ class Additive(Score):
     def build(self, query_shape, key_shape):
         heads = _heads(query_shape)
         units = self.units or query_shape[-1]
-        self.query_kernel = _add_kernel(
-            self, "query_kernel", heads, query_shape[-1], units
-        )
+        self.query_kernel = _add_kernel(self, "query_kernel", heads, query_shape[-1], units)
         self.key_kernel = _add_kernel(self, "key_kernel", heads, key_shape[-1], units)
         self.bias = None
         if self.use_bias:
@@ -352,9 +348,7 @@ class LowRankBilinear(Score):
     def build(self, query_shape, key_shape):
         heads = _heads(query_shape)
         rank = self.rank or query_shape[-1]
-        self.query_kernel = _add_kernel(
-            self, "query_kernel", heads, query_shape[-1], rank
-        )
+        self.query_kernel = _add_kernel(self, "query_kernel", heads, query_shape[-1], rank)
         self.key_kernel = _add_kernel(self, "key_kernel", heads, key_shape[-1], rank)
         self.vector = _add_kernel(self, "vector", heads, 1, rank)
 

@@ -176,7 +176,7 @@ class ProjectedAttention(keras.layers.Layer):
 
     def _check_mask(self, name, mask, tensor):
         """Refuses a padding mask that is not `tensor` without its channels."""
-        if mask is None or _fits(mask.shape, tensor.shape[:-1]):
+        if mask is None or fits(mask.shape, tensor.shape[:-1]):
             return
         raise ValueError(
             f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in "
@@ -189,7 +189,7 @@ class ProjectedAttention(keras.layers.Layer):
         if tensor is None:
             return
         for expected in ((batch, rows, keys), (batch, self.num_heads, rows, keys)):
-            if _fits(tensor.shape, expected, broadcast=True):
+            if fits(tensor.shape, expected, broadcast=True):
                 return
         raise ValueError(
             f"`{name}` must have the shape (batch, {rows}, {keys}) or "
@@ -262,7 +262,7 @@ def _with_heads(tensor):
     return ops.expand_dims(tensor, 1)
 
 
-def _fits(shape, expected, broadcast=False):
+def fits(shape, expected, broadcast=False):
     """Whether a shape fits another one, as far as both are known."""
     return len(shape) == len(expected) and all(
         None in (size, want) or size == want or (broadcast and size == 1)

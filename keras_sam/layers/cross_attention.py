@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_sam.layers._projections import ProjectedAttention, keras_mask
+from keras_sam.layers._projections import ProjectedAttention, fits, keras_mask
 from keras_sam.ops.attention import both
 from keras_sam.recording import AttentionDetails
 
@@ -141,13 +141,12 @@ class CrossAttention(ProjectedAttention):
         return tuple(query_shape if value_shape is not None else query_shape[0])
 
     def _check_call(self, query, value, key, attention_mask, attention_bias):
-        if key is not None and None not in (key.shape[1], value.shape[1]):
-            if key.shape[1] != value.shape[1]:
-                raise ValueError(
-                    "`key` and `value` must have the same length, in CrossAttention "
-                    f"{self.name!r}. Received: key.shape={tuple(key.shape)}, "
-                    f"value.shape={tuple(value.shape)}"
-                )
+        if key is not None and not fits(key.shape[1:2], value.shape[1:2]):
+            raise ValueError(
+                "`key` and `value` must have the same length, in CrossAttention "
+                f"{self.name!r}. Received: key.shape={tuple(key.shape)}, "
+                f"value.shape={tuple(value.shape)}"
+            )
         sizes = query.shape[0], query.shape[1], value.shape[1]
         self._check_pairs("attention_mask", attention_mask, *sizes)
         self._check_pairs("attention_bias", attention_bias, *sizes)
