@@ -1,7 +1,10 @@
 """keras_sam: attention for Keras, fast, memory-efficient and visible."""
 
+import importlib
+
 from keras_sam import layers, normalizers, scores
 from keras_sam._version import __version__
+from keras_sam.export import export_saved_model
 from keras_sam.layers import CrossAttention, SelfAttention
 from keras_sam.recording import AttentionDetails, AttentionMaps, record_attention
 
@@ -11,8 +14,17 @@ __all__ = [
     "CrossAttention",
     "SelfAttention",
     "__version__",
+    "callbacks",
+    "export_saved_model",
     "layers",
     "normalizers",
     "record_attention",
     "scores",
 ]
+
+
+def __getattr__(name):
+    # These import TensorFlow, which the layers do without on other backends.
+    if name == "callbacks":
+        return importlib.import_module(f"keras_sam.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,89 @@
+"""SavedModels that can be asked what they looked at."""
+
+import keras
+
+from keras_sam.recording import record_attention
+
+
+def export_saved_model(model, filepath, input_signature=None, verbose=True):
+    """Exports a model as a SavedModel with the endpoints `serve` and `attention`.
+
+    `serve` is what `model.export` writes. `attention` takes the same inputs and returns
+    a dictionary that maps the path of every keras_sam layer to its attention weights.
+    Whoever loads the SavedModel needs TensorFlow only, neither Keras nor keras_sam. Batch
+    size, and lengths that the model leaves open, stay open.
+
+    Args:
+        model: A built `keras.Model` on the TensorFlow backend.
+        filepath: Where to write the SavedModel, a folder.
+        input_signature: The positional arguments of the model, as a list of (nests of)
+            `keras.InputSpec` or `tf.TensorSpec`. None takes it from the model, which a
+            subclassed model of several inputs cannot tell.
+        verbose: Whether to print the endpoints.
+
+    Raises:
+        ValueError: If the model is not built, has no attention layer or cannot tell its
+            inputs, or if the backend is not TensorFlow. Nothing is written then.
+
+    Example:
+
+    >>> import keras, numpy as np, tempfile, tensorflow as tf, keras_sam
+    >>> attend = keras_sam.SelfAttention(num_heads=2)
+    >>> model = keras.Sequential([keras.Input((None, 8)), attend])
+    >>> folder = tempfile.mkdtemp()
+    >>> keras_sam.export_saved_model(model, folder, verbose=False)
+    >>> served = tf.saved_model.load(folder)
+    >>> inputs = np.ones((3, 5, 8), "float32")
+    >>> served.serve(inputs).shape
+    TensorShape([3, 5, 8])
+    >>> served.attention(inputs)[attend.path].shape
+    TensorShape([3, 2, 5, 5])
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`export_saved_model` needs the TensorFlow backend of Keras. "
+            f"Received: keras.backend.backend()={keras.backend.backend()!r}"
+        )
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"`model` must be a built keras.Model. Received: model={model!r}")
+    if input_signature is None:
+        input_signature = _input_signature(model)
+
+    def serve(*inputs):
+        return model(*inputs, training=False)
+
+    def attention(*inputs):
+        with record_attention() as maps:
+            model(*inputs, training=False)
+        if not maps:
+            raise ValueError(
+                "`model` must have at least one attention layer of keras_sam. "
+                f"Received: model={model!r}"
+            )
+        return dict(maps)
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", serve, input_signature)
+    archive.add_endpoint("attention", attention, input_signature)
+    archive.write_out(filepath, verbose=verbose)
+
+
+def _input_signature(model):
+    """The positional arguments of a model, as far as it can tell them."""
+    if getattr(model, "inputs", None):  # functional or Sequential
+        return [keras.tree.map_structure(_open_batch, model.input)]
+    shape = model.get_build_config() or {}
+    shape = shape.get("input_shape")
+    if shape is None or not all(size is None or isinstance(size, int) for size in shape):
+        raise ValueError(
+            "`input_signature` must be given for a subclassed model that was not called "
+            f"with exactly one tensor. Received: input_signature=None, model={model!r}"
+        )
+    return [keras.InputSpec(shape=(None, *shape[1:]), dtype=model.input_dtype)]
+
+
+def _open_batch(tensor):
+    return keras.InputSpec(
+        shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
+    )
