@@ -12,11 +12,12 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam import normalizers, scores
+from keras_sam.layers._sublayers import CompositeLayer, fresh
 from keras_sam.ops.attention import attend
 from keras_sam.recording import is_recording, record
 
 
-class ProjectedAttention(keras.layers.Layer):
+class ProjectedAttention(CompositeLayer):
     """Base of `SelfAttention` and `CrossAttention`; see there for the arguments."""
 
     def __init__(
@@ -70,7 +71,6 @@ class ProjectedAttention(keras.layers.Layer):
             block_size = int(block_size)
         self.block_size = block_size
         self.seed = seed
-        self._projection_policies = {}
         if self.dropout > 0:
             self.seed_generator = keras.random.SeedGenerator(seed)
 
@@ -113,15 +113,10 @@ class ProjectedAttention(keras.layers.Layer):
         return dense
 
     def _dense_options(self, name):
-        # A fresh copy of the initializer each time: one instance with a seed would
-        # give all projections the same numbers.
-        initializer = self.kernel_initializer
         return {
             "name": name,
-            "dtype": self._projection_policies.get(name, self.dtype_policy),
-            "kernel_initializer": initializer.__class__.from_config(
-                initializer.get_config()
-            ),
+            "dtype": self.sublayer_dtype(name),
+            "kernel_initializer": fresh(self.kernel_initializer),
             "kernel_regularizer": self.kernel_regularizer,
         }
 
@@ -199,7 +194,7 @@ class ProjectedAttention(keras.layers.Layer):
         )
 
     def get_config(self):
-        config = {
+        return {
             **super().get_config(),
             "num_heads": self.num_heads,
             "key_dim": self.key_dim,
@@ -216,25 +211,6 @@ class ProjectedAttention(keras.layers.Layer):
             "block_size": self.block_size,
             "seed": self.seed,
         }
-        quantized = {
-            layer.name: keras.dtype_policies.serialize(layer.dtype_policy)
-            for layer in self._flatten_layers(include_self=False, recursive=False)
-            if layer.quantization_mode is not None
-        }
-        return {**config, "quantized": quantized} if quantized else config
-
-    @classmethod
-    def from_config(cls, config):
-        # Keras's own attention layers look for quantized projections by their path in
-        # the model, which is another one after loading, and so fail to load.
-        config = dict(config)
-        quantized = config.pop("quantized", {})
-        layer = cls(**config)
-        layer._projection_policies = {
-            name: keras.dtype_policies.deserialize(policy)
-            for name, policy in quantized.items()
-        }
-        return layer
 
 
 def grid_of(shape):
