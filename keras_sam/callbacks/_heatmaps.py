@@ -1,0 +1,221 @@
+"""From attention weights to a PNG, with NumPy and zlib alone.
+
+A picture is a 2-D array of one-byte codes into one palette: the color map first, then
+the few colors of the page around it. Palette pictures are a third of the size of RGB
+ones and compress several times faster.
+"""
+
+import dataclasses
+import math
+import struct
+import zlib
+
+import numpy as np
+
+from keras_sam.callbacks import _font
+from keras_sam.callbacks._viridis import VIRIDIS
+
+# Codes 0 to LEVELS - 1 are viridis; the rest of the palette is the page.
+LEVELS = 252
+PAPER, INK, MASKED, NOT_A_NUMBER = range(LEVELS, 256)
+PALETTE = np.concatenate(
+    [
+        VIRIDIS[np.rint(np.linspace(0, 255, LEVELS)).astype(int)],
+        np.array([[255, 255, 255], [45, 45, 45], [190, 190, 190], [214, 39, 40]]),
+    ]
+).astype(np.uint8)
+
+# A map is enlarged or pooled until its longer side has about so many pixels.
+_SIDE = 160
+_LARGEST_SIDE = 256
+_LARGEST_CELL = 32
+_GAP = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatMap:
+    """One map to draw.
+
+    Args:
+        values: Float array `(rows, columns)`.
+        title: The words above it.
+        allowed: Boolean array like `values`; what is False is drawn gray. None: all.
+    """
+
+    values: np.ndarray
+    title: str = ""
+    allowed: np.ndarray | None = None
+
+
+def pooling(shape):
+    """How many rows and columns of a map of this shape share one pixel."""
+    return max(1, math.ceil(max(shape) / _LARGEST_SIDE))
+
+
+def cell_side(shape):
+    """How many pixels one cell of a map of this shape has on each side."""
+    return min(_LARGEST_CELL, max(1, int(_SIDE / max(shape) + 0.5)))
+
+
+def draw(heat_map, cell=None):
+    """Turns a map into codes, scaled by its own maximum and enlarged.
+
+    The cell `(i, j)` fills `cell x cell` equal pixels, without interpolation. Maps of
+    more than 256 rows or columns are pooled by their maximum, so that a single bright
+    cell stays visible.
+
+    Args:
+        heat_map: A `HeatMap`.
+        cell: Pixels on each side of a cell; None for what suits its size.
+
+    Returns:
+        The codes, `(height, width)`, and the maximum that has the last color.
+    """
+    values = np.asarray(heat_map.values, np.float32)
+    allowed = heat_map.allowed
+    step = pooling(values.shape)
+    if step > 1:
+        values = _pool(np.maximum, values, step)
+        allowed = None if allowed is None else _pool(np.logical_or, allowed, step)
+    visible = values if allowed is None else values[allowed]
+    finite = visible[np.isfinite(visible)]
+    top = float(finite.max()) if finite.size else 0.0
+    codes = np.zeros(values.shape, np.uint8)
+    with np.errstate(invalid="ignore", over="ignore"):
+        shares = np.clip(values / top, 0, 1) if top > 0 else np.zeros_like(values)
+    known = np.isfinite(values)
+    codes[known] = np.rint(shares[known] * (LEVELS - 1))
+    codes[~known] = NOT_A_NUMBER
+    if allowed is not None:
+        codes[~allowed] = MASKED
+    return enlarge(codes, cell or cell_side(codes.shape)), top
+
+
+def _pool(function, values, step):
+    for axis in (0, 1):
+        starts = np.arange(0, values.shape[axis], step)
+        values = function.reduceat(values, starts, axis=axis)
+    return values
+
+
+def enlarge(codes, factor):
+    """Repeats every pixel `factor` times in both directions."""
+    return np.repeat(np.repeat(codes, factor, axis=0), factor, axis=1)
+
+
+def panel(heat_maps):
+    """Draws maps that belong together side by side, each with its title and maximum.
+
+    Returns:
+        The codes of the panel, and the `(top, left)` corner of each map in it.
+    """
+    drawn = []
+    for heat_map in heat_maps:
+        codes, top = draw(heat_map)
+        drawn.append((codes, _caption(heat_map.title, top)))
+    height = max(codes.shape[0] for codes, _ in drawn)
+    pieces, corners, left = [], [], 0
+    for codes, caption in drawn:
+        # A strip or a small map beside a tall one sits in the middle.
+        above = (height - codes.shape[0]) // 2
+        width = max(codes.shape[1], caption.shape[1])
+        piece = np.full((caption.shape[0] + 4 + height, width), PAPER, np.uint8)
+        piece[: caption.shape[0], : caption.shape[1]] = caption
+        top = caption.shape[0] + 4 + above
+        piece[top : top + codes.shape[0], : codes.shape[1]] = codes
+        corners.append((top, left))
+        pieces.append(np.pad(piece, ((0, 0), (0, _GAP)), constant_values=PAPER))
+        left += width + _GAP
+    return np.hstack(pieces)[:, :-_GAP], corners
+
+
+def _caption(title, top):
+    return text(f"{title} max {top:.3g}".strip())
+
+
+def text(words, scale=2):
+    """The codes of a line of dark text on the page."""
+    return np.where(_font.render(words, scale), INK, PAPER).astype(np.uint8)
+
+
+def columns_for(count):
+    """How many panels stand beside each other: about a square, few empty places."""
+    least = math.ceil(math.sqrt(count))
+    return min(range(least, 2 * least + 1), key=lambda n: (-count % n, n))
+
+
+def page(panels, note):
+    """Tiles panels into one picture above a color scale and a note.
+
+    Args:
+        panels: List of `(codes, corners)` as `panel` returns them.
+        note: A line of text, such as what rows and columns are.
+
+    Returns:
+        The codes of the picture, and the corners of every map in it, in order.
+    """
+    columns = columns_for(len(panels))
+    height = max(codes.shape[0] for codes, _ in panels) + _GAP
+    width = max(codes.shape[1] for codes, _ in panels) + _GAP
+    rows = math.ceil(len(panels) / columns)
+    footer = _footer(note)
+    canvas = np.full(
+        (
+            rows * height + footer.shape[0] + _GAP,
+            max(columns * width, footer.shape[1] + _GAP) + _GAP,
+        ),
+        PAPER,
+        np.uint8,
+    )
+    corners = []
+    for index, (codes, inner) in enumerate(panels):
+        top = _GAP + index // columns * height
+        left = _GAP + index % columns * width
+        canvas[top : top + codes.shape[0], left : left + codes.shape[1]] = codes
+        corners += [(top + y, left + x) for y, x in inner]
+    canvas[rows * height + _GAP :, _GAP : _GAP + footer.shape[1]] = footer
+    return canvas, corners
+
+
+def _footer(note):
+    """The color scale from 0 to the maximum, the gray of masked cells, the note."""
+    bar = np.tile(np.arange(LEVELS, dtype=np.uint8)[None, ::2], (14, 1))
+    gray = np.full((14, 14), MASKED, np.uint8)
+    gap = np.full((14, 6), PAPER, np.uint8)
+    scale = np.hstack(
+        [text("0"), gap, bar, gap, text("max"), gap, gap, gray, gap, text("masked")]
+    )
+    return _stack([scale, text(note)])
+
+
+def _stack(blocks):
+    """Puts blocks below each other, with a gap, aligned to the left."""
+    width = max(block.shape[1] for block in blocks)
+    rows = []
+    for block in blocks:
+        below = _GAP if block is not blocks[-1] else 0
+        padding = ((0, below), (0, width - block.shape[1]))
+        rows.append(np.pad(block, padding, constant_values=PAPER))
+    return np.vstack(rows)
+
+
+def encode_png(codes):
+    """Encodes codes as a PNG with the module's palette (RFC 2083)."""
+    height, width = codes.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    # Every line begins with its filter; none suits palettes best.
+    lines = np.pad(codes, ((0, 0), (1, 0)))
+    chunks = [
+        (b"IHDR", header),
+        (b"PLTE", PALETTE.tobytes()),
+        (b"IDAT", zlib.compress(lines.tobytes(), 3)),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + _checksum(kind + data)
+        for kind, data in chunks
+    )
+
+
+def _checksum(data):
+    return struct.pack(">I", zlib.crc32(data))
