@@ -67,16 +67,18 @@ class Strategies:
         if self.base is not None and not isinstance(strategy, self.base):
             raise ValueError(
                 f"`{self.argument}` must be a name or an instance of "
-                f"{self.base.__module__}.{self.base.__qualname__}. "
+                f"keras_sam.{self.argument}s.{self.base.__qualname__}. "
                 f"Received: {self.argument}={strategy!r} (of type {cls.__name__})"
             )
         registered = keras.saving.get_registered_object(
             keras.saving.get_registered_name(cls)
         )
-        if registered is not cls or not callable(strategy):
+        loads = registered is cls and hasattr(cls, "from_config")
+        if not loads or not callable(strategy):
             raise ValueError(
                 f"`{self.argument}` must be an instance of a class registered with "
-                "`keras.saving.register_keras_serializable`, because a model that "
-                "holds anything else (a lambda, a function) saves but does not load. "
+                "`keras.saving.register_keras_serializable` that can be called and has "
+                "`from_config`, because a model that holds anything else (a lambda, "
+                "a function) saves but does not load. "
                 f"Received: {self.argument}={strategy!r} (of type {cls.__name__})"
             )

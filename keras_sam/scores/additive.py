@@ -1,0 +1,83 @@
+"""The additive score, which no dot product can stand for."""
+
+import keras
+from keras import ops
+
+from keras_sam import _initializers
+from keras_sam import _validation as check
+from keras_sam.scores.base import Score, add_kernel, heads_of
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+class Additive(Score):
+    """A one-layer network of query and key.
+
+    ```
+    score(q, k) = v . tanh(W_q q + W_k k + b)
+    ```
+
+    The projections are done once for all rows. The `(T, S, units)` hidden layer is made
+    for one slab of rows at a time, and inside a compiled function not even for that.
+
+    Args:
+        units: Width of the hidden layer; None is the width of the query.
+        use_bias: Whether there is a `b`.
+        kernel_initializer: For `W_q`, `W_k` and `v`.
+
+    Reference:
+        Bahdanau et al., 2015, "Neural Machine Translation by Jointly Learning to Align
+        and Translate" (https://arxiv.org/abs/1409.0473), appendix A.1.2. It has no `b`,
+        which is an addition of later implementations.
+
+    Example:
+
+    >>> import numpy as np, keras_sam
+    >>> score = keras_sam.scores.Additive(units=8)
+    >>> score(np.ones((2, 3, 4)), np.ones((2, 5, 4))).shape
+    TensorShape([2, 3, 5])
+    """
+
+    def __init__(
+        self,
+        units=None,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.units = check.positive_integer("units", units, optional=True)
+        self.use_bias = check.boolean("use_bias", use_bias)
+        self.kernel_initializer = _initializers.get(
+            "kernel_initializer", kernel_initializer
+        )
+
+    def build(self, query_shape, key_shape):
+        heads = heads_of(query_shape)
+        units = self.units or query_shape[-1]
+        self.query_kernel = add_kernel(self, "query_kernel", heads, query_shape[-1], units)
+        self.key_kernel = add_kernel(self, "key_kernel", heads, key_shape[-1], units)
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(*heads, 1, units), initializer="zeros"
+            )
+        self.vector = add_kernel(self, "vector", heads, units, 1)
+
+    def project(self, query, key):
+        query = ops.matmul(query, ops.cast(self.query_kernel, query.dtype))
+        if self.bias is not None:
+            query = ops.add(query, ops.cast(self.bias, query.dtype))
+        return query, ops.matmul(key, ops.cast(self.key_kernel, key.dtype))
+
+    def compare(self, query, key):
+        hidden = ops.tanh(query[..., :, None, :] + key[..., None, :, :])
+        vector = ops.cast(self.vector, hidden.dtype)[..., None, :, :]
+        return ops.squeeze(ops.matmul(hidden, vector), axis=-1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

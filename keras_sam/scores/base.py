@@ -1,0 +1,125 @@
+"""What all scores have in common."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_sam import _initializers
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+class Score(keras.layers.Layer):
+    """Base class of all scores: `compare(project(query, key))`.
+
+    Override `project`, `compare` or both, and `build(query_shape, key_shape)` if there
+    are weights. What overrides `project` alone keeps the fastest kernel, because it
+    still ends in a dot product. Register your class with
+    `keras.saving.register_keras_serializable`, so that models with it load.
+
+    Call arguments:
+        query: Tensor `(..., T, D)`.
+        key: Tensor `(..., S, D)`.
+        projected: Whether both have been through `project` already.
+
+    Output shape:
+        `(..., T, S)`.
+
+    Example:
+
+    >>> import keras, keras_sam
+    >>> @keras.saving.register_keras_serializable(package="example")
+    ... class NegativeDistance(keras_sam.scores.Score):
+    ...     def compare(self, query, key):
+    ...         difference = query[..., :, None, :] - key[..., None, :, :]
+    ...         return -keras.ops.sum(keras.ops.square(difference), axis=-1)
+    >>> layer = keras_sam.SelfAttention(num_heads=2, score=NegativeDistance())
+    >>> layer(keras.ops.ones((1, 3, 4))).shape
+    TensorShape([1, 3, 4])
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def build(self, query_shape, key_shape):
+        """Adds the weights, if the score has any."""
+
+    def project(self, query, key):
+        """Transforms all queries and keys, once a call."""
+        return query, key
+
+    def compare(self, query, key):
+        """Scores every pair of a projected query and a projected key."""
+        return ops.matmul(query, ops.swapaxes(key, -1, -2))
+
+    def call(self, query, key, projected=False):
+        if not projected:
+            query, key = self.project(query, key)
+        return self.compare(query, key)
+
+    def get_config(self):
+        # Keras refuses to derive a configuration from a constructor that was given a
+        # dtype policy object; a class that overrides this method is taken at its word.
+        return super().get_config()
+
+    @property
+    def is_dot_product(self):
+        """Whether `compare` is the plain dot product, which has a fast kernel."""
+        return type(self).compare is Score.compare
+
+    def as_function(self):
+        """Returns `compare` as a pure function of weights, and the weights.
+
+        The function takes `(weights, query, key)`, as a kernel needs that recomputes
+        scores when it differentiates. The functions of two equal scores are equal, so
+        that layers that differ by their weights alone share one compiled kernel.
+        """
+        weights = (*self.trainable_variables, *self.non_trainable_variables)
+        return _PureCompare(self), tuple(ops.convert_to_tensor(v) for v in weights)
+
+
+def heads_of(shape):
+    """The axes between the batch and the rows of `(B, *heads, T, D)`."""
+    return tuple(shape[1:-2])
+
+
+def add_kernel(score, name, heads, rows, columns):
+    """Adds one `(rows, columns)` matrix for each head."""
+    draw = _initializers.fresh(score.kernel_initializer, len(score.weights))
+
+    def initializer(shape, dtype):
+        # Drawn side by side as one wide matrix: initializers that look at the shape
+        # would take the heads of (*heads, rows, columns) for places of a kernel.
+        wide = draw((rows, math.prod(heads) * columns), dtype)
+        return ops.reshape(
+            ops.swapaxes(ops.reshape(wide, (rows, -1, columns)), 0, 1), shape
+        )
+
+    return score.add_weight(
+        name=name, shape=(*heads, rows, columns), initializer=initializer
+    )
+
+
+class _PureCompare:
+    """A score's `compare` with its weights as an argument; see `as_function`."""
+
+    def __init__(self, score):
+        self._score = score
+        config = keras.saving.serialize_keras_object(score)
+        config["config"] = {**config["config"], "name": None}
+        config["build_config"] = None
+        shapes = [(v.shape, v.trainable) for v in score.variables]
+        self._identity = (type(score), repr((config, shapes)))
+
+    def __call__(self, weights, query, key):
+        split = len(self._score.trainable_variables)
+        return self._score.stateless_call(
+            weights[:split], weights[split:], query, key, projected=True
+        )[0]
+
+    def __eq__(self, other):
+        return type(other) is _PureCompare and other._identity == self._identity
+
+    def __hash__(self):
+        return hash(self._identity)
