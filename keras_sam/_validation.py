@@ -28,6 +28,16 @@ def positive_integer(name, value, optional=False):
     return int(value)
 
 
+def integer(name, value, optional=False):
+    """Returns `value` as an `int`, or raises."""
+    if optional and value is None:
+        return None
+    if not is_integer(value):
+        expected = "an integer" + (" or None" if optional else "")
+        raise invalid(name, expected, value)
+    return int(value)
+
+
 def number(name, value, expected="a number"):
     """Returns `value` as a finite `float`, or raises."""
     if (

@@ -10,6 +10,8 @@ import contextvars
 import dataclasses
 
 import keras
+from keras import ops
+from keras.src.backend.common.symbolic_scope import get_symbolic_scope
 
 _recorder = contextvars.ContextVar("keras_sam_recorder", default=None)
 
@@ -37,6 +39,7 @@ class AttentionMaps(dict):
     def __init__(self):
         super().__init__()
         self.details = {}
+        self._stage = _stage()
 
     def __missing__(self, path):
         recorded = ", ".join(repr(key) for key in self) or "nothing"
@@ -46,6 +49,14 @@ class AttentionMaps(dict):
             "own `tf.function`) is not recorded from outside: call the model itself, "
             "`model(x)`, or open `record_attention()` inside the function."
         )
+
+    def listens(self):
+        """Says whether code runs at the stage at which recording was opened.
+
+        Keras calls models with symbolic tensors to learn their shapes, and compiled
+        functions are traced: what layers make there is of no use outside.
+        """
+        return self._stage == _stage()
 
     def add(self, path, weights, details):
         """Adds the weights of one call; the second call of a layer is `path#2`."""
@@ -90,11 +101,22 @@ def record_attention():
 
 def is_recording():
     """Says whether somebody records, so that a layer has to make its weights."""
-    return _recorder.get() is not None
+    maps = _recorder.get()
+    return maps is not None and maps.listens()
 
 
 def record(layer, weights, details):
     """Hands `weights` to the open recorder, if there is one."""
-    maps = _recorder.get()
-    if maps is not None and not isinstance(weights, keras.KerasTensor):
-        maps.add(layer.path or layer.name, weights, details)
+    if is_recording() and not isinstance(weights, keras.KerasTensor):
+        _recorder.get().add(layer.path or layer.name, weights, details)
+
+
+def _stage():
+    """Identifies what is running: a function that is traced, or Python itself.
+
+    A symbolic tensor of TensorFlow knows its graph, and one of JAX its trace. PyTorch
+    runs everything at once, except where Keras wants shapes only.
+    """
+    probe = ops.zeros(())
+    trace = getattr(probe, "graph", getattr(probe, "_trace", None))
+    return trace, get_symbolic_scope()

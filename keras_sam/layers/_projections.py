@@ -10,11 +10,13 @@ import functools
 import keras
 from keras import ops
 
+from keras_sam import _initializers, normalizers, scores
 from keras_sam import _validation as check
-from keras_sam import normalizers, scores
-from keras_sam.layers._sublayers import CompositeLayer, fresh
+from keras_sam.layers._sublayers import CompositeLayer, own_score
 from keras_sam.ops.attention import attend
 from keras_sam.recording import is_recording, record
+
+PROJECTIONS = ("query", "key", "value", "attention_output")
 
 
 class ProjectedAttention(CompositeLayer):
@@ -52,9 +54,7 @@ class ProjectedAttention(CompositeLayer):
                 f"a divisor of `num_heads` ({num_heads}) or None",
                 num_key_value_heads,
             )
-        # A named score follows this layer's dtype policy; an instance has its own.
-        defaults = {"dtype": self.dtype_policy} if isinstance(score, str) else {}
-        self.score = scores.get(score, **defaults)
+        self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
         self.causal = check.boolean("causal", causal)
         self.sliding_window = check.positive_integer(
@@ -62,7 +62,9 @@ class ProjectedAttention(CompositeLayer):
         )
         self.dropout = check.rate("dropout", dropout)
         self.use_bias = check.boolean("use_bias", use_bias)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = _initializers.get(
+            "kernel_initializer", kernel_initializer
+        )
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         if block_size != "auto" and block_size is not None:
             expected = 'a positive integer, "auto" or None'
@@ -70,9 +72,9 @@ class ProjectedAttention(CompositeLayer):
                 raise check.invalid("block_size", expected, block_size)
             block_size = int(block_size)
         self.block_size = block_size
-        self.seed = seed
+        self.seed = check.integer("seed", seed, optional=True)
         if self.dropout > 0:
-            self.seed_generator = keras.random.SeedGenerator(seed)
+            self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def _build_projections(self, query_shape, key_shape, value_shape):
         """Builds the projections and the score from shapes `(B, T, C)`."""
@@ -116,7 +118,9 @@ class ProjectedAttention(CompositeLayer):
         return {
             "name": name,
             "dtype": self.sublayer_dtype(name),
-            "kernel_initializer": fresh(self.kernel_initializer),
+            "kernel_initializer": _initializers.fresh(
+                self.kernel_initializer, PROJECTIONS.index(name)
+            ),
             "kernel_regularizer": self.kernel_regularizer,
         }
 

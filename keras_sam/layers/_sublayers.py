@@ -2,6 +2,9 @@
 
 import keras
 
+from keras_sam import scores
+from keras_sam._initializers import fresh as fresh
+
 
 class CompositeLayer(keras.layers.Layer):
     """A layer whose direct sublayers come back from a file as they were quantized.
@@ -40,9 +43,20 @@ class CompositeLayer(keras.layers.Layer):
         return layer
 
 
-def fresh(initializer):
-    """A copy of an initializer, for one more variable.
+def own_score(score, dtype_policy):
+    """Returns a score for one layer to own, from its argument `score`.
 
-    One instance with a seed would give all variables the same numbers.
+    A named score follows the layer's dtype policy; an instance has its own. An instance
+    is copied: one that two layers hold is saved but once, and the model does not load.
     """
-    return initializer.__class__.from_config(initializer.get_config())
+    if isinstance(score, str):
+        return scores.get(score, dtype=dtype_policy)
+    given, score = score, scores.get(score)
+    if isinstance(given, dict):
+        return score
+    if score.weights:
+        raise ValueError(
+            "`score` must not have weights yet, because each layer has a score of its "
+            f"own. Received: score={score!r}, which is built"
+        )
+    return type(score).from_config(score.get_config())

@@ -70,16 +70,17 @@ class CrossAttention(ProjectedAttention):
 
     def build(self, query_shape, value_shape=None, key_shape=None):
         if value_shape is None:  # one list of shapes, as saved models may give
+            if len(query_shape) not in (2, 3) or not hasattr(query_shape[0], "__len__"):
+                raise ValueError(
+                    "`value_shape` must be given, in CrossAttention "
+                    f"{self.name!r}. Received: query_shape={query_shape!r}"
+                )
             query_shape, value_shape, key_shape = (*query_shape, None)[:3]
         shapes = {"query": query_shape, "value": value_shape}
         shapes["key"] = value_shape if key_shape is None else key_shape
         for name, shape in shapes.items():
-            if len(shape) != 3 or shape[-1] is None:
-                raise ValueError(
-                    f"`{name}` must have the shape (batch, length, channels) with "
-                    f"known channels, in CrossAttention {self.name!r}. "
-                    f"Received: {name}.shape={tuple(shape)}"
-                )
+            self._check_shape(name, shape)
+        self._widths = {name: shape[-1] for name, shape in shapes.items()}
         self._build_projections(shapes["query"], shapes["key"], shapes["value"])
 
     def call(
@@ -97,14 +98,13 @@ class CrossAttention(ProjectedAttention):
     ):
         query_mask = keras_mask(query, query_mask)
         value_mask = keras_mask(value, value_mask)
-        key_mask = None if key is None else keras_mask(key, key_mask)
-        self._check_call(query, value, key, attention_mask, attention_bias)
-        self._check_mask("query_mask", query_mask, query)
-        self._check_mask("value_mask", value_mask, value)
-        self._check_mask("key_mask", key_mask, key)
+        key = value if key is None else key
+        key_mask = keras_mask(key, key_mask)
+        masks = query_mask, value_mask, key_mask
+        self._check_call(query, value, key, *masks, attention_mask, attention_bias)
         return self._attend(
             query,
-            value if key is None else key,
+            key,
             value,
             query_mask=query_mask,
             key_mask=both(value_mask, key_mask),
@@ -128,7 +128,9 @@ class CrossAttention(ProjectedAttention):
         return_attention_scores=False,
         training=None,
     ):
-        self._check_call(query, value, key, attention_mask, attention_bias)
+        key = value if key is None else key
+        masks = query_mask, value_mask, key_mask
+        self._check_call(query, value, key, *masks, attention_mask, attention_bias)
         outputs = keras.KerasTensor(query.shape, dtype=self.compute_dtype)
         if not return_attention_scores:
             return outputs
@@ -140,13 +142,45 @@ class CrossAttention(ProjectedAttention):
     def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
         return tuple(query_shape if value_shape is not None else query_shape[0])
 
-    def _check_call(self, query, value, key, attention_mask, attention_bias):
-        if key is not None and not fits(key.shape[1:2], value.shape[1:2]):
-            raise ValueError(
-                "`key` and `value` must have the same length, in CrossAttention "
-                f"{self.name!r}. Received: key.shape={tuple(key.shape)}, "
-                f"value.shape={tuple(value.shape)}"
-            )
+    def _check_call(
+        self,
+        query,
+        value,
+        key,
+        query_mask,
+        value_mask,
+        key_mask,
+        attention_mask,
+        attention_bias,
+    ):
+        self._check_shape("query", query.shape)
+        self._check_shape("value", value.shape)
+        self._check_shape("key", key.shape)
+        if not fits(value.shape[:1], query.shape[:1]):
+            raise self._unequal("query", query, "value", value, "batch size")
+        if not fits(key.shape[:2], value.shape[:2]):
+            raise self._unequal("key", key, "value", value, "batch size and length")
+        self._check_mask("query_mask", query_mask, query)
+        self._check_mask("value_mask", value_mask, value)
+        self._check_mask("key_mask", key_mask, key)
         sizes = query.shape[0], query.shape[1], value.shape[1]
         self._check_pairs("attention_mask", attention_mask, *sizes)
         self._check_pairs("attention_bias", attention_bias, *sizes)
+
+    def _check_shape(self, name, shape):
+        """Refuses what is not a sequence, or not one of the width it was built for."""
+        width = self._widths[name] if self.built else None
+        if len(shape) == 3 and shape[-1] is not None and shape[-1] == (width or shape[-1]):
+            return
+        channels = f"{width} channels" if width else "known channels"
+        raise ValueError(
+            f"`{name}` must have the shape (batch, length, channels) with {channels}, in "
+            f"CrossAttention {self.name!r}. Received: {name}.shape={tuple(shape)}"
+        )
+
+    def _unequal(self, name, tensor, other_name, other, what):
+        return ValueError(
+            f"`{name}` and `{other_name}` must have the same {what}, in CrossAttention "
+            f"{self.name!r}. Received: {name}.shape={tuple(tensor.shape)}, "
+            f"{other_name}.shape={tuple(other.shape)}"
+        )

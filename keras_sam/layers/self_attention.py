@@ -119,14 +119,15 @@ class SelfAttention(ProjectedAttention):
         training=None,
     ):
         mask = keras_mask(inputs, mask)
-        self._check_mask("mask", mask, inputs)
-        self._check_call(inputs, attention_mask, attention_bias)
+        self._check_call(inputs, mask, attention_mask, attention_bias)
         grid = grid_of(inputs.shape)
         shape = ops.shape(inputs)
         flat = inputs
         if grid is not None:
-            flat = ops.reshape(inputs, (shape[0], -1, shape[-1]))
-            mask = None if mask is None else ops.reshape(mask, (shape[0], -1))
+            length = _positions(inputs.shape)
+            length = -1 if length is None else length
+            flat = ops.reshape(inputs, (shape[0], length, shape[-1]))
+            mask = None if mask is None else ops.reshape(mask, (shape[0], length))
         outputs = self._attend(
             flat,
             flat,
@@ -154,7 +155,7 @@ class SelfAttention(ProjectedAttention):
         return_attention_scores=False,
         training=None,
     ):
-        self._check_call(inputs, attention_mask, attention_bias)
+        self._check_call(inputs, mask, attention_mask, attention_bias)
         outputs = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if not return_attention_scores:
             return outputs
@@ -166,7 +167,8 @@ class SelfAttention(ProjectedAttention):
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
 
-    def _check_call(self, inputs, attention_mask, attention_bias):
+    def _check_call(self, inputs, mask, attention_mask, attention_bias):
+        self._check_mask("mask", mask, inputs)
         sizes = inputs.shape[0], _positions(inputs.shape), _positions(inputs.shape)
         self._check_pairs("attention_mask", attention_mask, *sizes)
         self._check_pairs("attention_bias", attention_bias, *sizes)

@@ -15,6 +15,7 @@ from keras import ops
 # What a masked score is set to. Finite, so that a row with nothing to attend to stays
 # finite, and far below any real score. Only ever used in float32 or wider.
 MASKED = -1e9
+FLOAT16_MAX = 65504.0
 
 
 def attention_weights(scores, normalizer, mask=None, bias=None):
@@ -35,6 +36,9 @@ def attention_weights(scores, normalizer, mask=None, bias=None):
     dtype = keras.backend.standardize_dtype(scores.dtype)
     wide = dtype if dtype == "float64" else "float32"
     scores = ops.cast(scores, wide)
+    if dtype == "float16":
+        # Products that ran out of the range of float16 are infinite; keep rows finite.
+        scores = ops.clip(scores, -FLOAT16_MAX, FLOAT16_MAX)
     if bias is not None:
         # A bias of minus infinity is a common way to mask: keep its rows finite.
         scores = ops.add(scores, ops.maximum(ops.cast(bias, wide), MASKED))
@@ -125,5 +129,6 @@ def attend(
     positions = ops.arange(ops.shape(query)[-2]), ops.arange(ops.shape(key)[-2])
     mask = both(mask, position_mask(*positions, causal, sliding_window))
     weights = attention_weights(compare(query, key), normalizer, mask, bias)
+    weights = ops.cast(weights, value.dtype)  # scores may have a dtype of their own
     dropped = weights if dropout is None else dropout(weights)
     return ops.matmul(dropped, value), weights
