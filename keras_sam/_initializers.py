@@ -2,20 +2,6 @@
 
 import keras
 
-from keras_sam import _validation as check
-
-
-def get(name, identifier):
-    """Returns the initializer for the argument `name`, or raises.
-
-    A function would do until the model that holds it is loaded again.
-    """
-    initializer = keras.initializers.get(identifier)
-    if not isinstance(initializer, keras.initializers.Initializer):
-        expected = "the name or an instance of a keras.initializers.Initializer"
-        raise check.invalid(name, expected, identifier)
-    return initializer
-
 
 def fresh(initializer, nth=0):
     """Returns a copy of an initializer for the `nth` variable that it is used for.
@@ -27,6 +13,6 @@ def fresh(initializer, nth=0):
     if isinstance(getattr(initializer, "seed", None), keras.random.SeedGenerator):
         return initializer  # draws other numbers each time
     config = initializer.get_config()
-    if check.is_integer(config.get("seed")):
+    if isinstance(config.get("seed"), int):
         config["seed"] += nth
     return initializer.__class__.from_config(config)

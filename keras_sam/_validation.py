@@ -7,6 +7,8 @@ Every message names the argument, says what was expected and shows what came::
 
 import numbers
 
+import keras
+
 
 def invalid(name, expected, value):
     """Returns the `ValueError` that all checks raise, in the one style."""
@@ -63,6 +65,17 @@ def boolean(name, value):
     if not isinstance(value, bool):
         raise invalid(name, "True or False", value)
     return value
+
+
+def initializer(name, value):
+    """Returns the Keras initializer that `value` stands for, or raises.
+
+    A function would do as well, until the model that holds it is loaded again.
+    """
+    found = keras.initializers.get(value)
+    if not isinstance(found, keras.initializers.Initializer):
+        raise invalid(name, "the name or an instance of a Keras initializer", value)
+    return found
 
 
 def one_of(name, value, choices):

@@ -62,7 +62,7 @@ class ProjectedAttention(CompositeLayer):
         )
         self.dropout = check.rate("dropout", dropout)
         self.use_bias = check.boolean("use_bias", use_bias)
-        self.kernel_initializer = _initializers.get(
+        self.kernel_initializer = check.initializer(
             "kernel_initializer", kernel_initializer
         )
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)

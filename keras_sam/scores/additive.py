@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from keras_sam import _initializers
 from keras_sam import _validation as check
 from keras_sam.scores.base import Score, add_kernel, heads_of
 
@@ -47,7 +46,7 @@ class Additive(Score):
         super().__init__(**kwargs)
         self.units = check.positive_integer("units", units, optional=True)
         self.use_bias = check.boolean("use_bias", use_bias)
-        self.kernel_initializer = _initializers.get(
+        self.kernel_initializer = check.initializer(
             "kernel_initializer", kernel_initializer
         )
 

@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from keras_sam import _initializers
 from keras_sam import _validation as check
 from keras_sam.scores.base import Score, add_kernel, heads_of
 
@@ -35,7 +34,7 @@ class Bilinear(Score):
 
     def __init__(self, kernel_initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
-        self.kernel_initializer = _initializers.get(
+        self.kernel_initializer = check.initializer(
             "kernel_initializer", kernel_initializer
         )
 
@@ -81,7 +80,7 @@ class LowRankBilinear(Score):
     def __init__(self, rank=None, kernel_initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
         self.rank = check.positive_integer("rank", rank, optional=True)
-        self.kernel_initializer = _initializers.get(
+        self.kernel_initializer = check.initializer(
             "kernel_initializer", kernel_initializer
         )
 
