@@ -4,12 +4,11 @@ Here it is decided how: all rows at once or slab by slab, and with which kernel.
 """
 
 import functools
-import math
 
 import keras
 from keras import ops
 
-from keras_sam.ops import any_score, attention, dot_softmax
+from keras_sam.ops import any_score, dot_softmax
 from keras_sam.ops.slabs import Options
 
 
