@@ -8,6 +8,7 @@ ones and compress several times faster.
 import dataclasses
 import math
 import struct
+import textwrap
 import zlib
 
 import numpy as np
@@ -103,37 +104,7 @@ def enlarge(codes, factor):
     return np.repeat(np.repeat(codes, factor, axis=0), factor, axis=1)
 
 
-def panel(heat_maps):
-    """Draws maps that belong together side by side, each with its title and maximum.
-
-    Returns:
-        The codes of the panel, and the `(top, left)` corner of each map in it.
-    """
-    drawn = []
-    for heat_map in heat_maps:
-        codes, top = draw(heat_map)
-        drawn.append((codes, _caption(heat_map.title, top)))
-    height = max(codes.shape[0] for codes, _ in drawn)
-    pieces, corners, left = [], [], 0
-    for codes, caption in drawn:
-        # A strip or a small map beside a tall one sits in the middle.
-        above = (height - codes.shape[0]) // 2
-        width = max(codes.shape[1], caption.shape[1])
-        piece = np.full((caption.shape[0] + 4 + height, width), PAPER, np.uint8)
-        piece[: caption.shape[0], : caption.shape[1]] = caption
-        top = caption.shape[0] + 4 + above
-        piece[top : top + codes.shape[0], : codes.shape[1]] = codes
-        corners.append((top, left))
-        pieces.append(np.pad(piece, ((0, 0), (0, _GAP)), constant_values=PAPER))
-        left += width + _GAP
-    return np.hstack(pieces)[:, :-_GAP], corners
-
-
-def _caption(title, top):
-    return text(f"{title} max {top:.3g}".strip())
-
-
-def text(words, scale=2):
+def text(words, scale):
     """The codes of a line of dark text on the page."""
     return np.where(_font.render(words, scale), INK, PAPER).astype(np.uint8)
 
@@ -145,58 +116,86 @@ def columns_for(count):
 
 
 def page(panels, note):
-    """Tiles panels into one picture above a color scale and a note.
+    """Draws panels into one picture above a color scale and a note.
 
     Args:
-        panels: List of `(codes, corners)` as `panel` returns them.
+        panels: A list with one list of `HeatMap`s for each panel: those that belong
+            side by side, such as the two of a head.
         note: A line of text, such as what rows and columns are.
 
     Returns:
-        The codes of the picture, and the corners of every map in it, in order.
+        The codes of the picture, and the `(top, left)` corner of every map, in order.
     """
     columns = columns_for(len(panels))
-    height = max(codes.shape[0] for codes, _ in panels) + _GAP
-    width = max(codes.shape[1] for codes, _ in panels) + _GAP
-    rows = math.ceil(len(panels) / columns)
-    footer = _footer(note)
-    canvas = np.full(
-        (
-            rows * height + footer.shape[0] + _GAP,
-            max(columns * width, footer.shape[1] + _GAP) + _GAP,
-        ),
-        PAPER,
-        np.uint8,
+    drawn = [[(m.title, *draw(m)) for m in heat_maps] for heat_maps in panels]
+    widths = [sum(codes.shape[1] + _GAP for _, codes, _ in maps) for maps in drawn]
+    # TensorBoard shows pictures in cards of 340 pixels: wide ones need larger letters.
+    scale = min(4, max(2, round(columns * max(widths) / 300)))
+    blocks = [_panel(maps, scale) for maps in drawn]
+    height = max(codes.shape[0] for codes, _ in blocks) + 2 * _GAP
+    width = max(codes.shape[1] for codes, _ in blocks) + 2 * _GAP
+    masked = any((codes == MASKED).any() for codes, _ in blocks)
+    footer = _footer(note, masked, columns * width, scale)
+    grid_height = math.ceil(len(panels) / columns) * height
+    size = (
+        _GAP + grid_height + footer.shape[0] + _GAP,
+        _GAP + max(columns * width, footer.shape[1] + _GAP),
     )
+    canvas = np.full(size, PAPER, np.uint8)
     corners = []
-    for index, (codes, inner) in enumerate(panels):
+    for index, (codes, inner) in enumerate(blocks):
         top = _GAP + index // columns * height
         left = _GAP + index % columns * width
         canvas[top : top + codes.shape[0], left : left + codes.shape[1]] = codes
         corners += [(top + y, left + x) for y, x in inner]
-    canvas[rows * height + _GAP :, _GAP : _GAP + footer.shape[1]] = footer
+    canvas[_GAP + grid_height : -_GAP, _GAP : _GAP + footer.shape[1]] = footer
     return canvas, corners
 
 
-def _footer(note):
-    """The color scale from 0 to the maximum, the gray of masked cells, the note."""
-    bar = np.tile(np.arange(LEVELS, dtype=np.uint8)[None, ::2], (14, 1))
-    gray = np.full((14, 14), MASKED, np.uint8)
-    gap = np.full((14, 6), PAPER, np.uint8)
-    scale = np.hstack(
-        [text("0"), gap, bar, gap, text("max"), gap, gap, gray, gap, text("masked")]
-    )
-    return _stack([scale, text(note)])
+def _panel(maps, scale):
+    """Puts the maps of a panel side by side, each below its title and maximum."""
+    height = max(codes.shape[0] for _, codes, _ in maps)
+    pieces, corners, left = [], [], 0
+    for title, codes, maximum in maps:
+        caption = _lines([title, f"max {maximum:<5.3g}"], scale)
+        # A strip or a small map beside a tall one sits in the middle.
+        top = caption.shape[0] + 2 * scale + (height - codes.shape[0]) // 2
+        width = max(codes.shape[1], caption.shape[1])
+        size = caption.shape[0] + 2 * scale + height, width + _GAP
+        piece = np.full(size, PAPER, np.uint8)
+        piece[: caption.shape[0], : caption.shape[1]] = caption
+        piece[top : top + codes.shape[0], : codes.shape[1]] = codes
+        corners.append((top, left))
+        pieces.append(piece)
+        left += size[1]
+    return np.hstack(pieces)[:, :-_GAP], corners
+
+
+def _footer(note, masked, width, scale):
+    """The color scale, the gray of masked cells if there are any, and the note."""
+    height = _font.HEIGHT * scale
+    bar = np.tile(np.arange(0, LEVELS, 2, np.uint8), (height, 1))
+    gap = np.full((height, 3 * scale), PAPER, np.uint8)
+    legend = [text("0", scale), gap, bar, gap, text("max", scale)]
+    if masked:
+        gray = np.full((height, height), MASKED, np.uint8)
+        legend += [gap, gap, gray, gap, text("masked", scale)]
+    letters = max(12, width // ((_font.WIDTH + 1) * scale))
+    return _stack([np.hstack(legend), _lines(textwrap.wrap(note, letters), scale)])
+
+
+def _lines(lines, scale):
+    return _stack([text(line, scale) for line in lines if line])
 
 
 def _stack(blocks):
-    """Puts blocks below each other, with a gap, aligned to the left."""
-    width = max(block.shape[1] for block in blocks)
-    rows = []
-    for block in blocks:
-        below = _GAP if block is not blocks[-1] else 0
-        padding = ((0, below), (0, width - block.shape[1]))
-        rows.append(np.pad(block, padding, constant_values=PAPER))
-    return np.vstack(rows)
+    """Puts blocks below each other, aligned to the left."""
+    blocks = [block for block in blocks if block.size]
+    width = max((block.shape[1] for block in blocks), default=0)
+    rows = [
+        np.pad(b, ((0, 6), (0, width - b.shape[1])), constant_values=PAPER) for b in blocks
+    ]
+    return np.vstack(rows)[:-6] if rows else np.zeros((0, 0), np.uint8)
 
 
 def encode_png(codes):

@@ -53,18 +53,21 @@ def matrix_panels(weights, allowed, details):
         if _is_picture(details.key_grid, matrix.shape[-1]):
             received = matrix.sum(0) / max(1, attending[head].sum())
             places = plane(received, details.key_grid)
-            panel.append(HeatMap(places, "mean", plane(visible.any(0), places.shape)))
+            seen = plane(visible.any(0), details.key_grid)
+            panel.append(HeatMap(places, "mean", seen))
         panels.append(panel)
     return panels
 
 
 def strip_panels(weights, allowed, details):
     """The weights of parts `(H, T)`: strips, or a picture for each head."""
-    if not _is_picture(details.key_grid, weights.shape[-1]):
+    grid = details.key_grid
+    if not _is_picture(grid, weights.shape[-1]):
         return [[HeatMap(weights, "heads", allowed)]]
+    heads = enumerate(zip(weights, allowed, strict=True))
     return [
-        [HeatMap(plane(row, details.key_grid), f"head {head}", plane(visible, row.shape))]
-        for head, (row, visible) in enumerate(zip(weights, allowed, strict=True))
+        [HeatMap(plane(row, grid), f"head {head}", plane(visible, grid))]
+        for head, (row, visible) in heads
     ]
 
 

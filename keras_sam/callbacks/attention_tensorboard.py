@@ -249,13 +249,13 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     def _image(self, tag, kind, weights, allowed, details):
         pictures = []
         for example in range(min(self.max_examples, len(weights))):
-            heat_maps = kind.panels(weights[example], allowed[example], details)
-            panels = [_heatmaps.panel(panel) for panel in heat_maps]
-            codes, _ = _heatmaps.page(panels, kind.axes)
+            panels = kind.panels(weights[example], allowed[example], details)
+            axes = kind.axes + (", mean: of the rows" if len(panels[0]) > 1 else "")
+            codes, _ = _heatmaps.page(panels, axes)
             pictures.append(_heatmaps.encode_png(codes))
-        step = _heatmaps.pooling(heat_maps[0][0].values.shape)
+        step = _heatmaps.pooling(panels[0][0].values.shape)
         about = (
-            f"One picture for each example; {kind.axes}. Each map goes from 0 (dark "
+            f"One picture for each example; {axes}. Each map goes from 0 (dark "
             "purple) to its own maximum (yellow), which is written above it. Gray is "
             "masked, red not a number."
         )
