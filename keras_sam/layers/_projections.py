@@ -14,6 +14,7 @@ from keras_sam import _initializers, normalizers, scores
 from keras_sam import _validation as check
 from keras_sam.layers._sublayers import CompositeLayer, own_score
 from keras_sam.ops.attention import attend
+from keras_sam.ops.blockwise import attend_blockwise
 from keras_sam.recording import is_recording, record
 
 PROJECTIONS = ("query", "key", "value", "attention_output")
@@ -143,29 +144,56 @@ class ProjectedAttention(CompositeLayer):
         key = self._repeat_heads(self.key_dense(key))  # (B, H, S, D)
         value = self._repeat_heads(self.value_dense(value))  # (B, H, S, Dv)
         query, key = self.score.project(query, key)
-        dropout = None
-        if training and self.dropout > 0:
-            dropout = functools.partial(
-                keras.random.dropout, rate=self.dropout, seed=self.seed_generator
+        dropout = self.dropout if training else 0.0
+        options = {
+            "mask": _with_heads(attention_mask),
+            "key_mask": key_mask,
+            "query_mask": query_mask,
+            "bias": _with_heads(attention_bias),
+            "causal": self.causal,
+            "sliding_window": self.sliding_window,
+        }
+        if self.block_size is None or return_attention_scores or is_recording():
+            output, weights = self._attend_densely(query, key, value, dropout, options)
+            record(self, weights, details)
+        else:
+            output = self._attend_blockwise(query, key, value, dropout, options)
+        output = self.output_dense(ops.swapaxes(output, 1, 2))
+        return (output, weights) if return_attention_scores else output
+
+    def _attend_densely(self, query, key, value, dropout, options):
+        drop = None
+        if dropout:
+            drop = functools.partial(
+                keras.random.dropout, rate=dropout, seed=self.seed_generator
             )
-        output, weights = attend(
+        return attend(
             query,
             key,
             value,
             compare=functools.partial(self.score, projected=True),
             normalizer=self.normalizer,
-            mask=_with_heads(attention_mask),
-            key_mask=key_mask,
-            query_mask=query_mask,
-            bias=_with_heads(attention_bias),
-            causal=self.causal,
-            sliding_window=self.sliding_window,
-            dropout=dropout,
+            dropout=drop,
+            **options,
         )
-        if is_recording():
-            record(self, weights, details)
-        output = self.output_dense(ops.swapaxes(output, 1, 2))
-        return (output, weights) if return_attention_scores else output
+
+    def _attend_blockwise(self, query, key, value, dropout, options):
+        if not self.score.is_dot_product:
+            compare, weights = self.score.as_function()
+            options |= {"compare": compare, "operands": weights}
+        if type(self.normalizer) is normalizers.Softmax:
+            options["temperature"] = self.normalizer.temperature
+        else:
+            options["normalizer"] = self.normalizer
+        return attend_blockwise(
+            query,
+            key,
+            value,
+            dropout=dropout,
+            seed=self.seed_generator if dropout else None,
+            block_size=self.block_size,
+            **options,
+        )
 
     def _repeat_heads(self, tensor):
         """Turns `(B, S, key heads, D)` into `(B, H, S, D)`, as grouped queries need."""
