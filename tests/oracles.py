@@ -1,0 +1,196 @@
+"""Naive float64 NumPy versions of the formulas, written to be read and not to be fast."""
+
+import ml_dtypes
+import numpy as np
+
+
+def softmax(scores, temperature=1.0):
+    scores = np.asarray(scores, "float64") / temperature
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(scores, bias=0.0):
+    return 1 / (1 + np.exp(-(np.asarray(scores, "float64") + bias)))
+
+
+def sparsemax(scores):
+    """Martins & Astudillo 2016, algorithm 1: sort, and find the size of the support."""
+    return _row_by_row(_sparsemax_row, scores)
+
+
+def entmax15(scores):
+    """Peters et al. 2019, algorithm 2: as sparsemax, from a mean and a variance."""
+    return _row_by_row(_entmax15_row, scores)
+
+
+def entmax(scores, alpha):
+    """Peters et al. 2019, algorithm 1: bisection for the threshold, any alpha > 1."""
+    return _row_by_row(lambda row: _entmax_row(row, alpha), scores)
+
+
+def _row_by_row(function, scores):
+    return np.apply_along_axis(function, -1, np.asarray(scores, "float64"))
+
+
+def _sparsemax_row(row):
+    falling = np.sort(row)[::-1]
+    sizes = np.arange(1, len(row) + 1)
+    size = sizes[1 + sizes * falling > np.cumsum(falling)].max()
+    threshold = (falling[:size].sum() - 1) / size
+    return np.maximum(row - threshold, 0)
+
+
+def _entmax15_row(row):
+    row = (row - row.max()) / 2
+    falling = np.sort(row)[::-1]
+    for size in range(1, len(row) + 1):
+        support = falling[:size]
+        left = (1 - size * support.var()) / size
+        if left < 0:
+            continue
+        threshold = support.mean() - np.sqrt(left)
+        below = falling[size] if size < len(row) else -np.inf
+        if below <= threshold <= support[-1]:
+            return np.maximum(row - threshold, 0) ** 2
+    raise AssertionError("No support fits.")
+
+
+def _entmax_row(row, alpha):
+    row = (alpha - 1) * (row - row.max())
+    low, high = -1.0, 0.0  # The threshold; the weights sum to 1 or more at low.
+    for _ in range(200):
+        middle = (low + high) / 2
+        total = (np.maximum(row - middle, 0) ** (1 / (alpha - 1))).sum()
+        low, high = (middle, high) if total >= 1 else (low, middle)
+    weights = np.maximum(row - low, 0) ** (1 / (alpha - 1))
+    return weights / weights.sum()
+
+
+# Scores of one query and one key. They compute in the precision that they are given.
+
+
+def dot(query, key):
+    return query @ key
+
+
+def scaled_dot(query, key, scale=None):
+    scale = 1 / np.sqrt(len(query)) if scale is None else scale
+    return (query * query.dtype.type(scale)) @ key
+
+
+def cosine(query, key, temperature):
+    lengths = np.sqrt((query @ query) * (key @ key))
+    return query @ key / (lengths * temperature) if lengths else 0 * lengths
+
+
+def additive(query, key, query_kernel, key_kernel, bias, vector):
+    return np.tanh(query @ query_kernel + key @ key_kernel + bias) @ vector
+
+
+def bilinear(query, key, kernel):
+    return query @ kernel @ key
+
+
+def low_rank_bilinear(query, key, query_kernel, key_kernel, vector):
+    return (np.tanh(query @ query_kernel) * np.tanh(key @ key_kernel)) @ vector
+
+
+def every_pair(score, query, key):
+    """Scores `(B, H, T, D)` against `(B, H, S, D)`; `score` takes the head last."""
+    batch, heads, rows, keys = *query.shape[:3], key.shape[2]
+    scores = np.zeros((batch, heads, rows, keys), query.dtype)
+    for b, h, i, j in np.ndindex(scores.shape):
+        scores[b, h, i, j] = score(query[b, h, i], key[b, h, j], h)
+    return scores
+
+
+def allowed_positions(rows, keys, causal=False, sliding_window=None):
+    """Which key `j` each row `i` may attend to by its position."""
+    allowed = np.ones((rows, keys), bool)
+    for i, j in np.ndindex(rows, keys):
+        if causal and j > i:
+            allowed[i, j] = False
+        if sliding_window is not None and abs(i - j) >= sliding_window:
+            allowed[i, j] = False
+    return allowed
+
+
+def attention_weights(scores, normalizer, allowed):
+    """Normalizes the allowed scores of each row, as if there were no others."""
+    allowed = np.broadcast_to(allowed, scores.shape)
+    weights = np.zeros_like(scores)
+    for row in np.ndindex(scores.shape[:-1]):
+        chosen = allowed[row]
+        if chosen.any():
+            weights[row][chosen] = normalizer(scores[row][chosen])
+    return weights
+
+
+def multi_head_attention(query, key, value, parameters, score, normalizer, allowed, bias=0):
+    """What `SelfAttention` and `CrossAttention` compute, from `(B, T, C)` inputs.
+
+    Args:
+        parameters: Kernels and biases of the projections, by `query`, `key`, `value` and
+            `output`, as Keras's `EinsumDense` has them: `(C, H, D)`, and `(H, Dv, C)`
+            for the output.
+        score: Takes a query, a key and the head.
+        allowed: Boolean, broadcasts to `(B, H, T, S)`.
+        bias: Added to the scores.
+
+    Returns:
+        The output and the weights.
+    """
+
+    def project(name, inputs):
+        kernel, offset = parameters[name]
+        heads = [inputs @ kernel[:, head] + offset[head] for head in range(kernel.shape[1])]
+        repeats = parameters["query"][0].shape[1] // kernel.shape[1]
+        return np.repeat(np.stack(heads, axis=1), repeats, axis=1)  # (B, H, T, D)
+
+    query, key = project("query", query), project("key", key)
+    value = project("value", value)
+    scores = (every_pair(score, query, key) + bias).astype(query.dtype)
+    weights = attention_weights(scores, normalizer, allowed)
+    kernel, offset = parameters["output"]
+    heads = weights @ value
+    outputs = sum(heads[:, head] @ kernel[head] for head in range(len(kernel)))
+    return outputs + offset, weights
+
+
+def allowance(expected, naive):
+    """How far a result may be from `expected`, given what a naive way gives.
+
+    Args:
+        expected: The float64 result.
+        naive: The same computed naively in the precision that is tested.
+
+    Returns:
+        Twice the largest error of the naive way, or four roundings of the largest number
+        where the naive way is luckier than that: attention is four products in a row.
+    """
+    error = np.abs(naive.astype("float64") - expected).max(initial=0)
+    rounding = float(ml_dtypes.finfo(naive.dtype).eps) * np.abs(expected).max(initial=0)
+    return max(2 * error, 4 * rounding)
+
+
+def attention_statistics(weights, allowed, distances):
+    """Entropy, distance and maximum of one head `(T, S)`, row by row; NaN: no row.
+
+    Means over the rows that have weight; of the entropy, over those with a choice.
+    """
+    entropies, lengths, largest = [], [], []
+    for row, may, distance in zip(
+        np.asarray(weights, "float64"), allowed, distances, strict=True
+    ):
+        if row.sum() == 0:
+            continue
+        row = row / row.sum()
+        lengths.append((row * distance).sum())
+        largest.append(row.max())
+        if may.sum() > 1:
+            some = row[row > 0]
+            entropies.append(-(some * np.log(some)).sum() / np.log(may.sum()))
+    return tuple(
+        np.mean(values) if values else np.nan for values in (entropies, lengths, largest)
+    )
