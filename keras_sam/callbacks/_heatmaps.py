@@ -40,7 +40,7 @@ class HeatMap:
     Args:
         values: Float array `(rows, columns)`.
         title: The words above it.
-        allowed: Boolean array like `values`; what is False is drawn gray. None: all.
+        allowed: Boolean array like `values`; False is drawn gray. None: all.
     """
 
     values: np.ndarray
@@ -172,14 +172,14 @@ def _panel(maps, scale):
 
 
 def _footer(note, masked, width, scale):
-    """The color scale, the gray of masked cells if there are any, and the note."""
+    """The color scale, the gray of cells without weight if any, and the note."""
     height = _font.HEIGHT * scale
     bar = np.tile(np.arange(0, LEVELS, 2, np.uint8), (height, 1))
     gap = np.full((height, 3 * scale), PAPER, np.uint8)
     legend = [text("0", scale), gap, bar, gap, text("max", scale)]
     if masked:
         gray = np.full((height, height), MASKED, np.uint8)
-        legend += [gap, gap, gray, gap, text("masked", scale)]
+        legend += [gap, gap, gray, gap, text("no weight", scale)]
     letters = max(12, width // ((_font.WIDTH + 1) * scale))
     return _stack([np.hstack(legend), _lines(textwrap.wrap(note, letters), scale)])
 

@@ -23,8 +23,7 @@ class Kind:
         panels: `(weights, allowed, details) -> panels` for the weights of one example,
             without the batch axis; each panel is a list of `HeatMap`s.
         axes: What rows and columns of the maps are.
-        zeros_are_masked: Whether, when nothing is known about the mask, what no head
-            gives weight to counts as masked.
+        zeros_are_masked: Whether what no head gives weight to counts as masked.
     """
 
     statistics: Callable
@@ -32,15 +31,16 @@ class Kind:
     axes: str
     zeros_are_masked: bool = False
 
-    def allowed(self, weights, mask=None):
+    def allowed(self, weights):
         """Which weights are not masked, as a boolean array of the same shape.
 
-        Where the layer says nothing, pairs without weight in all heads count as masked:
-        exact for normalizers without zeros, such as softmax.
+        Pairs without weight in every head count as masked. That is exact for softmax
+        and sigmoid; of sparse normalizers it also holds what all heads leave out.
         """
-        if mask is None and self.zeros_are_masked:
-            mask = np.any(weights != 0, axis=1, keepdims=True)
-        return np.broadcast_to(True if mask is None else mask, weights.shape)
+        if self.zeros_are_masked:
+            some = np.any(weights != 0, axis=1, keepdims=True)
+            return np.broadcast_to(some, weights.shape)
+        return np.ones(weights.shape, bool)
 
 
 def matrix_panels(weights, allowed, details):

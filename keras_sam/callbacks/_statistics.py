@@ -34,8 +34,8 @@ def pair_statistics(weights, allowed, details):
     Rows are divided by their sum first, which matters for sigmoid attention alone,
     whose rows do not sum to one. Rows without any weight (padding) do not count.
 
-    * entropy: `-sum_j w_j log w_j / log n` with `n` the number of keys that the row may
-      attend to: 0 looks at one key, 1 at all alike. Rows with `n = 1` do not count.
+    * entropy: `-sum_j w_j log w_j / log n` with `n` the number of keys that the row is
+      allowed: 0 looks at one key, 1 at all alike. Rows with `n = 1` do not count.
     * distance: `sum_j w_j |i - j|`; between places of grids, the Euclidean distance.
     * max: `max_j w_j`.
     """

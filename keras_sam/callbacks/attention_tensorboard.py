@@ -15,7 +15,8 @@ from keras_sam.recording import record_attention
 
 _MEANINGS = {
     "entropy": "Mean entropy of the attention rows, divided by the logarithm of the "
-    "number of keys that a row may attend to: 0 looks at one key, 1 at all alike.",
+    "number of keys that any head gives weight to (with softmax, all that are not "
+    "masked): 0 looks at one key, 1 at all alike.",
     "distance": "Mean distance, in positions, between a query and what it attends to "
     "(Euclidean between the places of a picture).",
     "max": "Mean over the rows of their largest weight.",
@@ -35,7 +36,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
       and `epoch_attention_max/<layer>` (or what fits the kind of attention), with
       `per_head` also `.../<layer>/head_<n>`;
     * Images: `<layer>/attention/image`, for each example one picture with the map of
-      every head, from zero (dark) to its own maximum (yellow); masked cells are gray;
+      every head, from zero (dark) to its own maximum (yellow); gray is masked;
     * Text, where `tokens` are given: `<layer>/attention/tokens`, which tokens each
       token attends to most;
     * Histograms, on request: `<layer>/attention/histogram`.
@@ -217,10 +218,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     def _of_layer(self, path, tag, weights, details):
         kind = KINDS[details.kind]
         weights = np.asarray(keras.ops.convert_to_numpy(weights), np.float32)
-        mask = getattr(details, "mask", None)
-        if mask is not None:
-            mask = np.asarray(keras.ops.convert_to_numpy(mask), bool)
-        allowed = kind.allowed(weights, mask)
+        allowed = kind.allowed(weights)
         yield from self._scalars(tag, kind.statistics(weights, allowed, details))
         if self.write_histograms:
             about = "The weights that are not masked."
@@ -256,8 +254,9 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         step = _heatmaps.pooling(panels[0][0].values.shape)
         about = (
             f"One picture for each example; {axes}. Each map goes from 0 (dark "
-            "purple) to its own maximum (yellow), which is written above it. Gray is "
-            "masked, red not a number."
+            "purple) to its own maximum (yellow), which is written above it. Gray has no "
+            "weight in any head (masked, or left out by a sparse normalizer); red is not "
+            "a number."
         )
         if step > 1:
             about += f" {step} x {step} weights share a pixel, which has their maximum."
