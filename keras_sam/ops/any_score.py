@@ -68,8 +68,64 @@ def _passes(compare, normalizer, options):
     return graph(forward), graph(backward)
 
 
+def _forward(tensors, compare, normalizer, options):
+    """Returns the output `(B, H, T, Dv)`."""
+    problem = Problem(tensors, options, together=True)
+
+    def one_slab(slab, key, value, carry):
+        inputs = _inputs(problem, slab, key, value, tensors["operands"])
+        output = _attend_slab(inputs, problem, slab, compare, normalizer)
+        return {"output": slab.put_rows(carry["output"], output)}, {}
+
+    carry = {"output": problem.empty(tensors["value"])}
+    return problem.cut(problem.for_each_slab(one_slab, carry)["output"])
+
+
+def _backward(tensors, upstream, compare, normalizer, options):
+    """Returns the gradients of query, key, value, bias (if any), and the operands."""
+    problem = Problem(tensors, options, together=True)
+    upstream = problem.pad(upstream)
+
+    def one_slab(slab, key, value, carry):
+        def attend_slab(inputs):
+            return _attend_slab(inputs, problem, slab, compare, normalizer)
+
+        inputs = _inputs(problem, slab, key, value, tensors["operands"])
+        parts = vjp(attend_slab, inputs, slab.of_rows(upstream))
+        operands = zip(carry["operands"], parts["operands"], strict=True)
+        carry = {
+            **carry,
+            "query": slab.put_rows(carry["query"], parts["query"]),
+            "operands": tuple(total + part for total, part in operands),
+        }
+        if "bias" in carry:
+            carry["bias"] = slab.add_pairs(carry["bias"], parts["bias"])
+        return carry, {"key": parts["key"], "value": parts["value"]}
+
+    carry = {name: getattr(problem, name) for name in NAMES}
+    carry = {n: ops.zeros_like(x) for n, x in carry.items() if x is not None}
+    carry["operands"] = tuple(map(ops.zeros_like, tensors["operands"]))
+    carry = problem.for_each_slab(one_slab, carry)
+    gradients = [
+        problem.cut(carry["query"]),
+        ops.swapaxes(carry["key"], 2, 3),
+        ops.swapaxes(carry["value"], 2, 3),
+    ]
+    if "bias" in carry:
+        gradients.append(problem.cut(carry["bias"]))
+    return (*gradients, *carry["operands"])
+
+
+def _inputs(problem, slab, key, value, operands):
+    """What a slab may be differentiated by."""
+    inputs = {"query": slab.of_rows(problem.query), "key": key, "value": value}
+    if problem.bias is not None:
+        inputs["bias"] = slab.of_pairs(problem.bias)
+    return {**inputs, "operands": operands}
+
+
 def _attend_slab(inputs, problem, slab, compare, normalizer):
-    """The output of a slab, from a dictionary of what it may be differentiated by."""
+    """The output of a slab."""
     key = ops.swapaxes(inputs["key"], 2, 3)
     scores = compare(inputs["operands"], inputs["query"], key)
     scores = ops.cast(scores, inputs["query"].dtype)
@@ -79,71 +135,3 @@ def _attend_slab(inputs, problem, slab, compare, normalizer):
         weights = weights * ops.cast(problem.keep(slab), weights.dtype)
     # The gradient of an einsum over a turned value is the faster product.
     return ops.einsum("bhts,bhds->bhtd", weights, inputs["value"])
-
-
-def _inputs(problem, slab, shared, operands):
-    key, value = shared or problem.keys_of(slab)
-    inputs = {"query": slab.of_rows(problem.query), "key": key, "value": value}
-    if problem.bias is not None:
-        inputs["bias"] = slab.of_pairs(problem.bias)
-    return {**inputs, "operands": operands}
-
-
-def _for_each_slab(problem, body, carry):
-    """Runs `body(slab, shared keys and values, carry)` for each slab."""
-    for group in problem.groups:
-        shared = problem.shared_keys(group)
-
-        def step(index, carry, group=group, shared=shared):
-            return body(problem.slab(group, index), shared, carry)
-
-        carry = ops.fori_loop(0, group.count, step, carry)
-    return carry
-
-
-def _forward(tensors, compare, normalizer, options):
-    problem = Problem(tensors, options)
-
-    def one_slab(slab, shared, outputs):
-        inputs = _inputs(problem, slab, shared, tensors["operands"])
-        output = _attend_slab(inputs, problem, slab, compare, normalizer)
-        return slab.put_rows(outputs, output)
-
-    init = problem.empty(tensors["value"])
-    return problem.cut(_for_each_slab(problem, one_slab, init))
-
-
-def _backward(tensors, upstream, compare, normalizer, options):
-    problem = Problem(tensors, options)
-    upstream = problem.pad(upstream)
-
-    def one_slab(slab, shared, totals):
-        inputs = _inputs(problem, slab, shared, tensors["operands"])
-
-        def attend_slab(inputs):
-            return _attend_slab(inputs, problem, slab, compare, normalizer)
-
-        parts = vjp(attend_slab, inputs, slab.of_rows(upstream))
-        totals = {
-            "query": slab.put_rows(totals["query"], parts["query"]),
-            "key": slab.add_keys(totals["key"], parts["key"]),
-            "value": slab.add_keys(totals["value"], parts["value"]),
-            "operands": tuple(map(ops.add, totals["operands"], parts["operands"])),
-            **{name: totals[name] for name in totals if name == "bias"},
-        }
-        if "bias" in totals:
-            totals["bias"] = slab.add_pairs(totals["bias"], parts["bias"])
-        return totals
-
-    init = {name: getattr(problem, name) for name in NAMES}
-    init = {name: ops.zeros_like(x) for name, x in init.items() if x is not None}
-    init["operands"] = tuple(map(ops.zeros_like, tensors["operands"]))
-    totals = _for_each_slab(problem, one_slab, init)
-    gradients = [
-        problem.cut(totals["query"]),
-        ops.swapaxes(totals["key"], 2, 3),
-        ops.swapaxes(totals["value"], 2, 3),
-    ]
-    if "bias" in totals:
-        gradients.append(problem.cut(totals["bias"]))
-    return (*gradients, *totals["operands"])

@@ -4,12 +4,34 @@ Here it is decided how: all rows at once or slab by slab, and with which kernel.
 """
 
 import functools
+import math
 
 import keras
 from keras import ops
 
-from keras_sam.ops import any_score, dot_softmax
+from keras_sam.ops import any_score, attention, dot_softmax
+from keras_sam.ops.compiled import compiled
+from keras_sam.ops.keep import keep
 from keras_sam.ops.slabs import Options
+
+# Up to so many weights (1 MiB of float32 for each example, or 4 MiB for all of them),
+# computing them at once is faster than slab by slab.
+FEW_WEIGHTS = 2**18
+
+
+def auto_block_size(shape):
+    """Chooses how many rows a slab has, or None for all rows at once.
+
+    Args:
+        shape: The shape `(B, H, T, S)` of the weights, with None for what is unknown.
+    """
+    batch, *sizes = shape
+    if None in sizes:
+        return 256
+    weights = math.prod(sizes)
+    if batch is None:
+        return None if weights <= FEW_WEIGHTS else 256
+    return None if weights * batch <= 4 * FEW_WEIGHTS else 256
 
 
 def attend_blockwise(
@@ -68,40 +90,35 @@ def attend_blockwise(
         x if x.shape[1] == heads else ops.repeat(x, heads // x.shape[1], axis=1)
         for x in (key, value)
     )
-    wide = "float64" if keras.backend.standardize_dtype(given) == "float64" else "float32"
+    wide = given if keras.backend.standardize_dtype(given) == "float64" else "float32"
     query, key, value = (ops.cast(x, wide) for x in (query, key, value))
     operands = tuple(ops.cast(x, wide) for x in operands)
-    if bias is not None:
-        bias = ops.cast(bias, wide)
+    bias = None if bias is None else ops.cast(bias, wide)
     constants = {
         "mask": None if mask is None else ops.cast(mask, "bool"),
         "key_mask": None if key_mask is None else ops.cast(key_mask, "bool"),
         "seed": seed.next() if dropout else None,
     }
+    simple = compare is None and normalizer is None
     if block_size == "auto":
-        block_size = 256
+        sizes = (*query.shape[:3], key.shape[2])
+        block_size = auto_block_size(sizes)
     options = Options(block_size, causal, sliding_window, dropout)
-    if compare is None and normalizer is None:
+    if block_size is not None and simple:
         if temperature != 1:
             query = query / temperature
             bias = None if bias is None else bias / temperature
         output = dot_softmax.attend(query, key, value, bias, constants, options)
     else:
-        output = any_score.attend(
-            query,
-            key,
-            value,
-            bias,
-            operands,
-            constants,
-            compare or dot_product,
-            normalizer or softmax(temperature),
-            options,
-        )
+        compare = compare or dot_product
+        normalizer = normalizer or softmax(temperature)
+        inputs = query, key, value, bias, operands, constants
+        attend = all_rows if block_size is None else any_score.attend
+        output = attend(*inputs, compare, normalizer, options)
     output = ops.cast(output, given)
-    if query_mask is not None:
-        output = ops.where(query_mask[:, None, :, None], output, ops.zeros_like(output))
-    return output
+    if query_mask is None:
+        return output
+    return ops.where(query_mask[:, None, :, None], output, ops.zeros_like(output))
 
 
 def dot_product(operands, query, key):
@@ -113,3 +130,37 @@ def dot_product(operands, query, key):
 def softmax(temperature):
     """Softmax with a temperature, as a normalizer."""
     return lambda scores: ops.softmax(scores / temperature, axis=-1)
+
+
+def all_rows(query, key, value, bias, operands, constants, compare, normalizer, options):
+    """Attends with all rows at once, as it is best for short sequences."""
+    attend = _all_rows(compare, normalizer, options)
+    return attend(query, key, value, bias, operands, constants)
+
+
+@functools.lru_cache(maxsize=64)
+def _all_rows(compare, normalizer, options):
+    """The compiled function of `all_rows`, one for all layers."""
+
+    def attend(query, key, value, bias, operands, constants):
+        def drop(weights):
+            batch, heads, rows, keys = map(ops.arange, ops.shape(weights))
+            seed, rate = constants["seed"], options.dropout
+            return weights * keep(seed, batch[:, None], heads, rows, keys, rate)
+
+        output, _ = attention.attend(
+            query,
+            key,
+            value,
+            compare=functools.partial(compare, operands),
+            normalizer=normalizer,
+            mask=constants["mask"],
+            key_mask=constants["key_mask"],
+            bias=bias,
+            causal=options.causal,
+            sliding_window=options.sliding_window,
+            dropout=drop if options.dropout else None,
+        )
+        return output
+
+    return compiled(attend)

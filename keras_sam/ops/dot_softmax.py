@@ -19,14 +19,13 @@ slabs of whole rows.
 """
 
 import functools
+import math
 
 from keras import ops
 
 from keras_sam.ops.attention import MASKED
 from keras_sam.ops.compiled import compiled, graph, shares
-from keras_sam.ops.slabs import Problem
-
-KEYS = ("key", "value")
+from keras_sam.ops.slabs import FEW_PAIRS, Problem
 
 
 def attend(query, key, value, bias, constants, options):
@@ -92,15 +91,22 @@ def _passes(options):
 
 def _shares_of_heads(tensors):
     """Shares out the heads over the processors."""
-    heads = tensors["query"].shape[1]
     first = 0
-    for size in shares(heads):
+    for size in _shares(tensors):
         share = {
             name: tensor[:, first : first + size] if _has_heads(tensor) else tensor
             for name, tensor in tensors.items()
         }
         yield {**share, "first_head": ops.convert_to_tensor(first, "int32")}
         first += size
+
+
+def _shares(tensors):
+    """How many heads each processor gets; all to one where there is little to do."""
+    batch, heads, length, _ = tensors["query"].shape
+    sizes = (batch, heads, length, tensors["key"].shape[2])
+    few = None not in sizes and math.prod(sizes) <= FEW_PAIRS
+    return [heads] if few else shares(heads)
 
 
 def _has_heads(tensor):
@@ -113,58 +119,34 @@ def _join(outputs, index):
     return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
 
 
-def _scores(problem, slab, query, key):
-    """The scores of a slab, and which of them count (None for all of them)."""
-    scores = problem.add_bias(ops.matmul(query, key), slab)  # (rows, width)
-    allowed = problem.allowed(slab)
-    if allowed is not None:
-        scores = ops.where(allowed, scores, MASKED)
-    return scores, allowed
-
-
-def _for_each_head(problem, body, init):
-    """Runs `body(batch, head, carry)` for each head of each example."""
-
-    def step(i, carry):
-        return body(i // problem.heads, i % problem.heads, carry)
-
-    return ops.fori_loop(0, problem.batch * problem.heads, step, init)
-
-
 def _forward(tensors, options):
     """Returns the output `(B, H, T, Dv)` and the log sums `(B, H, T, 1)`."""
     problem = Problem(tensors, options)
 
-    def one_head(batch, head, carry):
-        for group in problem.groups:
-            shared = problem.shared_keys(group, batch, head)
-            step = functools.partial(one_slab, batch, head, group, shared)
-            carry = ops.fori_loop(0, group.count, step, carry)
-        return carry
-
-    def one_slab(batch, head, group, shared, index, carry):
-        slab = problem.slab(group, index, batch, head)
-        key, value = shared or problem.keys_of(slab)
+    def one_slab(slab, key, value, carry):
         query = slab.of_rows(problem.query)
         scores, allowed = _scores(problem, slab, query, key)
         largest = ops.max(scores, axis=-1, keepdims=True)
-        weights = ops.exp(scores - largest)
-        if allowed is not None:
-            weights = ops.where(allowed, weights, 0.0)
+        weights = _zero(ops.exp(scores - largest), allowed)
         total = ops.sum(weights, axis=-1, keepdims=True)
         if allowed is not None:
             # A row with nothing to attend to: zero over one, not over zero.
             total = ops.where(total > 0.0, total, 1.0)
         if options.dropout:
             weights = weights * problem.keep(slab)
-        output = ops.matmul(weights, ops.swapaxes(value, 0, 1)) / total
-        outputs, log_sums = carry
+        output = ops.matmul(weights, _turn(value)) / total
         log_sum = largest + ops.log(total)
-        return slab.put_rows(outputs, output), slab.put_rows(log_sums, log_sum)
+        return {
+            "output": slab.put_rows(carry["output"], output),
+            "log_sums": slab.put_rows(carry["log_sums"], log_sum),
+        }, {}
 
-    init = problem.empty(tensors["value"]), problem.empty(tensors["query"][..., :1])
-    output, log_sums = _for_each_head(problem, one_head, init)
-    return problem.cut(output), problem.cut(log_sums)
+    carry = {
+        "output": problem.empty(tensors["value"]),
+        "log_sums": problem.empty(tensors["query"][..., :1]),
+    }
+    carry = problem.for_each_slab(one_slab, carry)
+    return problem.cut(carry["output"]), problem.cut(carry["log_sums"])
 
 
 def _backward(tensors, options):
@@ -175,57 +157,43 @@ def _backward(tensors, options):
     upstream, delta = problem.pad(upstream), problem.pad(delta)
     log_sums = problem.pad(tensors["log_sums"])
 
-    def one_head(batch, head, totals):
-        for group in problem.groups:
-            shared = problem.shared_keys(group, batch, head)
-            step = functools.partial(one_slab, batch, head, group, shared)
-            if shared is None:
-                totals = ops.fori_loop(0, group.count, step, totals)
-                continue
-            # Every slab reads the same keys: their gradients are gathered apart.
-            apart = dict(zip(KEYS, map(ops.zeros_like, shared), strict=True))
-            apart = ops.fori_loop(0, group.count, step, {**totals, **apart})
-            slab = problem.slab(group, 0, batch, head)
-            gathered = {n: slab.add_keys(totals[n], apart[n]) for n in KEYS}
-            totals = {**apart, **gathered}
-        return totals
-
-    def one_slab(batch, head, group, shared, index, totals):
-        slab = problem.slab(group, index, batch, head)
-        key, value = shared or problem.keys_of(slab)
+    def one_slab(slab, key, value, carry):
         query, d_output = slab.of_rows(problem.query), slab.of_rows(upstream)
         scores, allowed = _scores(problem, slab, query, key)
-        weights = ops.exp(scores - slab.of_rows(log_sums))
-        if allowed is not None:
-            weights = ops.where(allowed, weights, 0.0)
+        weights = _zero(ops.exp(scores - slab.of_rows(log_sums)), allowed)
         d_weights = ops.matmul(d_output, value)
         dropped = weights
         if options.dropout:
             kept = problem.keep(slab)
             dropped, d_weights = weights * kept, d_weights * kept
         d_scores = weights * (d_weights - slab.of_rows(delta))
-        totals = dict(totals)
-        d_query = ops.matmul(d_scores, ops.swapaxes(key, 0, 1))
-        totals["query"] = slab.put_rows(totals["query"], d_query)
-        gathered = {
-            "key": ops.matmul(ops.swapaxes(query, 0, 1), d_scores),
-            "value": ops.matmul(ops.swapaxes(d_output, 0, 1), dropped),
+        d_query = ops.matmul(d_scores, _turn(key))
+        carry = {**carry, "query": slab.put_rows(carry["query"], d_query)}
+        if "bias" in carry:
+            carry["bias"] = slab.add_pairs(carry["bias"], d_scores)
+        return carry, {
+            "key": ops.matmul(_turn(query), d_scores),
+            "value": ops.matmul(_turn(d_output), dropped),
         }
-        for name, part in gathered.items():
-            add = ops.add if shared else slab.add_keys
-            totals[name] = add(totals[name], part)
-        if "bias" in totals:
-            totals["bias"] = slab.add_pairs(totals["bias"], d_scores)
-        return totals
 
-    init = {name: getattr(problem, name) for name in ("query", "bias", *KEYS)}
-    init = {n: ops.zeros_like(x) for n, x in init.items() if x is not None}
-    totals = _for_each_head(problem, one_head, init)
-    gradients = (
-        problem.cut(totals["query"]),
-        ops.swapaxes(totals["key"], 2, 3),
-        ops.swapaxes(totals["value"], 2, 3),
-    )
-    if "bias" not in totals:
-        return gradients
-    return (*gradients, problem.cut(totals["bias"]))
+    carry = {name: getattr(problem, name) for name in ("query", "key", "value", "bias")}
+    carry = {n: ops.zeros_like(x) for n, x in carry.items() if x is not None}
+    carry = problem.for_each_slab(one_slab, carry)
+    gradients = problem.cut(carry["query"]), _turn(carry["key"]), _turn(carry["value"])
+    return (*gradients, problem.cut(carry["bias"])) if "bias" in carry else gradients
+
+
+def _scores(problem, slab, query, key):
+    """The scores of a slab, and which of them count (None for all of them)."""
+    scores = problem.scores(slab, ops.matmul(query, key))  # (..., rows, width)
+    allowed = problem.allowed(slab)
+    return (scores if allowed is None else ops.where(allowed, scores, MASKED)), allowed
+
+
+def _zero(weights, allowed):
+    """Zero where a weight is not allowed."""
+    return weights if allowed is None else ops.where(allowed, weights, 0.0)
+
+
+def _turn(tensor):
+    return ops.swapaxes(tensor, -1, -2)

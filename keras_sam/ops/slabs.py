@@ -1,16 +1,19 @@
-"""Cutting attention into slabs: sizes, slices and masks, for all kernels.
+"""Cutting attention into slabs: sizes, slices, masks and loops, for all kernels.
 
-A slab is some query rows of one head, or of all heads, with the keys that they read.
+A slab is some query rows, of one head or of several, with the keys that they read.
 """
 
 import dataclasses
-from typing import Any
 
 from keras import ops
 
 from keras_sam.ops.attention import MASKED, both, position_mask
 from keras_sam.ops.keep import keep
 from keras_sam.ops.spans import plan
+
+# Heads that have so few pairs of a row and a key together go through a slab together:
+# 1 MiB of float32, what the second-level cache of a processor holds.
+FEW_PAIRS = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,70 +28,51 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Slab:
-    """`rows` rows from `row` and `width` keys from `start`.
+    """Where a slab is, as the first index and the size along four axes.
 
-    They are those of one head, `(batch, head)`, or of all where `head` is None. Slices
-    of one head come without the axes for the batch and the heads.
+    The axes are the examples, the heads, the query rows, and the keys that they read.
     """
 
-    batch: Any
-    head: Any
-    row: Any
-    rows: Any
-    start: Any
-    width: Any
+    start: tuple
+    size: tuple
 
     def of_rows(self, tensor):
         """The rows, from `(B, H, T, depth)`."""
-        return self._of(tensor, (self.row, 0), (self.rows, ops.shape(tensor)[3]))
+        size = (*self.size[:3], ops.shape(tensor)[3])
+        return ops.slice(tensor, (*self.start[:3], 0), size)
 
     def of_keys(self, tensor):
         """The keys, from `(B, H, depth, S)`."""
-        return self._of(tensor, (0, self.start), (ops.shape(tensor)[2], self.width))
+        size = (*self.size[:2], ops.shape(tensor)[2], self.size[3])
+        return ops.slice(tensor, (*self.start[:2], 0, self.start[3]), size)
 
     def of_pairs(self, tensor):
         """The pairs of a row and a key, from `(B or 1, H or 1, T or 1, S or 1)`."""
-        return self._of(tensor, *self._pairs(tensor))
+        return ops.slice(tensor, *self._pairs(tensor))
 
     def put_rows(self, tensor, part):
         """Returns `tensor` with other rows."""
-        return self._put(tensor, (self.row, 0), part)
+        return ops.slice_update(tensor, (*self.start[:3], 0), part)
 
     def add_keys(self, tensor, part):
         """Returns `tensor` with `part` added to the keys."""
-        return self._put(tensor, (0, self.start), self.of_keys(tensor) + part)
+        start = (*self.start[:2], 0, self.start[3])
+        return ops.slice_update(tensor, start, self.of_keys(tensor) + part)
 
     def add_pairs(self, tensor, part):
-        """Returns `tensor` with `part`, summed as `tensor` is, added to the pairs."""
-        axes = range(4) if self.head is None else (2, 3)
-        for axis in axes:
-            if tensor.shape[axis] == 1:
-                part = ops.sum(part, axis=axis - 4, keepdims=True)
+        """Returns `tensor` with `part`, summed to its shape, added to the pairs."""
+        axes = [axis for axis, length in enumerate(tensor.shape) if length == 1]
+        part = ops.sum(part, axis=axes, keepdims=True) if axes else part
         start, _ = self._pairs(tensor)
-        return self._put(tensor, start, self.of_pairs(tensor) + part)
-
-    def _of(self, tensor, start, size):
-        lead, shape = self._lead(tensor)
-        part = ops.slice(tensor, (*lead, *start), (*shape, *size))
-        return part if self.head is None else part[0, 0]
-
-    def _put(self, tensor, start, part):
-        lead, _ = self._lead(tensor)
-        part = ops.cast(part, tensor.dtype)
-        part = part if self.head is None else part[None, None]
-        return ops.slice_update(tensor, (*lead, *start), part)
-
-    def _lead(self, tensor):
-        if self.head is None:
-            return (0, 0), ops.shape(tensor)[:2]
-        ones = [size == 1 for size in tensor.shape[:2]]
-        lead = zip(ones, (self.batch, self.head), strict=True)
-        return [0 if one else index for one, index in lead], (1, 1)
+        return ops.slice_update(tensor, start, self.of_pairs(tensor) + part)
 
     def _pairs(self, tensor):
-        rows_are_one, keys_are_one = (size == 1 for size in tensor.shape[2:])
-        start = 0 if rows_are_one else self.row, 0 if keys_are_one else self.start
-        return start, (1 if rows_are_one else self.rows, 1 if keys_are_one else self.width)
+        """Where the pairs are in a tensor of which some axes broadcast."""
+        start, size = list(self.start), list(self.size)
+        for axis, length in enumerate(tensor.shape):
+            if length == 1:
+                start[axis], size[axis] = 0, 1
+        return start, size
 
 
 class Problem:
@@ -100,21 +84,30 @@ class Problem:
             or 1, T or 1, S or 1)`; `key_mask`, `(B, S)`; `seed`, `(2,)`. `first_head`
             is the index of the first of these heads.
         options: `Options`.
+        together: Whether all heads go through each slab, or only if they are small.
     """
 
-    def __init__(self, tensors, options):
+    def __init__(self, tensors, options, together=False):
         self.options = options
         self.first_head = tensors["first_head"]
         self.seed = tensors["seed"]
         self.key_mask = tensors["key_mask"]
-        self.batch, self.heads, self.length, _ = ops.shape(tensors["query"])
+        batch, heads, self.length, _ = ops.shape(tensors["query"])
+        keys = ops.shape(tensors["key"])[2]
         self.rows, self.slabs, self.groups = plan(
             self.length,
-            ops.shape(tensors["key"])[2],
+            keys,
             options.block_size,
             options.causal,
             options.sliding_window,
         )
+        self.shape = (batch, heads, self.slabs * self.rows)
+        if together:
+            self.lead = batch, heads
+        else:
+            pairs = self.rows * keys
+            some = (batch * heads * pairs <= FEW_PAIRS, heads * pairs <= FEW_PAIRS)
+            self.lead = tuple(map(_if, some, (batch, heads), (1, 1)))
         self.query = self.pad(tensors["query"])
         # Turned, because their gradients are faster to gather so.
         self.key = ops.swapaxes(tensors["key"], 2, 3)  # (B, H, D, S)
@@ -124,7 +117,7 @@ class Problem:
 
     def pad(self, tensor):
         """Fills up the last slab of `(B, H, T, depth)`."""
-        more = self.slabs * self.rows - self.length
+        more = self.shape[2] - self.length
         return ops.pad(tensor, ((0, 0), (0, 0), (0, more), (0, 0)))
 
     def pad_pairs(self, tensor):
@@ -136,59 +129,98 @@ class Problem:
         return tensor[:, :, : self.length]
 
     def empty(self, tensor):
-        """Zeros for one row each, as deep as `tensor`: `(B, H, rows of slabs, depth)`."""
-        depth = ops.shape(tensor)[3]
-        shape = (self.batch, self.heads, self.slabs * self.rows, depth)
-        return ops.zeros(shape, tensor.dtype)
+        """Zeros for the rows of all slabs, each as deep as in `tensor`."""
+        return ops.zeros((*self.shape, ops.shape(tensor)[3]), tensor.dtype)
 
-    def slab(self, group, index, batch=None, head=None):
-        """The slab with this index of a group."""
-        slab = group.first + index
-        start = 0 if group.start is None else group.start(slab)
-        return Slab(batch, head, slab * self.rows, self.rows, start, group.width)
+    def for_each_slab(self, body, carry):
+        """Runs `carry, gathered = body(slab, key, value, carry)` for each slab.
 
-    def keys_of(self, slab):
-        """The keys and values that a slab reads, turned: `(..., depth, width)`."""
-        return slab.of_keys(self.key), slab.of_keys(self.value)
+        `carry` is a dictionary of tensors. `gathered`, another one, holds parts of the
+        gradients of keys and values, which are added to those in `carry`.
+        """
+        batch, heads, _ = self.shape
+        examples, together = self.lead
 
-    def shared_keys(self, group, batch=None, head=None):
-        """The same for all slabs of a group, or None where each has its own."""
+        def one_lead(index, carry):
+            columns = heads // together
+            lead = index // columns * examples, index % columns * together
+            for group in self.groups:
+                carry = self._one_group(lead, group, body, carry)
+            return carry
+
+        return _loop((batch // examples) * (heads // together), one_lead, carry)
+
+    def _one_group(self, lead, group, body, carry):
+        size = (*self.lead, self.rows, group.width)
+
+        def place(index):
+            slab = group.first + index
+            first_key = 0 if group.start is None else group.start(slab)
+            return Slab((*lead, slab * self.rows, first_key), size)
+
         if group.start is not None:
-            return None
-        return self.keys_of(self.slab(group, 0, batch, head))
 
-    def add_bias(self, scores, slab):
-        """Adds the bias, if any."""
-        if self.bias is None:
-            return scores
-        bias = ops.cast(slab.of_pairs(self.bias), scores.dtype)
-        return scores + ops.maximum(bias, MASKED)
+            def one_slab(index, carry):
+                slab = place(index)
+                keys = slab.of_keys(self.key), slab.of_keys(self.value)
+                carry, gathered = body(slab, *keys, carry)
+                add = slab.add_keys
+                return {**carry, **{n: add(carry[n], gathered[n]) for n in gathered}}
+
+            return _loop(group.count, one_slab, carry)
+
+        # All slabs read the same keys: slice them once, gather their gradients apart.
+        shared = place(0)
+        keys = {n: shared.of_keys(getattr(self, n)) for n in ("key", "value")}
+        apart = {n: ops.zeros_like(keys[n]) for n in keys if n in carry}
+
+        def one_slab(index, carry):
+            carry, gathered = body(place(index), *keys.values(), carry)
+            return {**carry, **{n: carry[n] + gathered[n] for n in gathered}}
+
+        after = _loop(group.count, one_slab, {**carry, **apart})
+        return {**after, **{n: shared.add_keys(carry[n], after[n]) for n in apart}}
 
     def allowed(self, slab):
-        """Which of the scores of a slab count, or None for all of them."""
+        """Which pairs of a slab count, or None for all of them."""
         options = self.options
         allowed = None if self.mask is None else slab.of_pairs(self.mask)
         if self.key_mask is not None:
-            mask = self.key_mask[:, None, None, :]
-            keys = slab.of_pairs(mask)
-            allowed = both(allowed, keys)
+            allowed = both(allowed, slab.of_pairs(self.key_mask[:, None, None, :]))
         if options.causal or options.sliding_window is not None:
-            rows, keys = self.positions(slab)
-            by_position = position_mask(rows, keys, options.causal, options.sliding_window)
-            allowed = both(allowed, by_position)
+            positions = _positions(slab, 2), _positions(slab, 3)
+            window = options.sliding_window
+            allowed = both(allowed, position_mask(*positions, options.causal, window))
         return allowed
+
+    def scores(self, slab, scores):
+        """Adds the bias of a slab, if any, to its scores."""
+        if self.bias is None:
+            return scores
+        return scores + ops.maximum(slab.of_pairs(self.bias), MASKED)
 
     def keep(self, slab):
         """What dropout multiplies the weights of a slab by."""
-        batch, head = slab.batch, slab.head
-        if head is None:
-            batch = ops.arange(self.batch, dtype="int32")[:, None]
-            head = ops.arange(self.heads, dtype="int32")
+        batch, head, rows, keys = (_positions(slab, axis) for axis in range(4))
         head = self.first_head + head
-        rate = self.options.dropout
-        return keep(self.seed, batch, head, *self.positions(slab), rate)
+        return keep(self.seed, batch[:, None], head, rows, keys, self.options.dropout)
 
-    def positions(self, slab):
-        """The positions of the rows and of the keys of a slab."""
-        rows = slab.row + ops.arange(slab.rows, dtype="int32")
-        return rows, slab.start + ops.arange(slab.width, dtype="int32")
+
+def _positions(slab, axis):
+    return slab.start[axis] + ops.arange(slab.size[axis], dtype="int32")
+
+
+def _if(condition, a, b):
+    """The one or the other size."""
+    return (
+        (a if condition else b)
+        if isinstance(condition, bool)
+        else ops.where(condition, a, b)
+    )
+
+
+def _loop(count, body, carry):
+    """Runs `carry = body(index, carry)`, `count` times."""
+    if isinstance(count, int) and count == 1:
+        return body(0, carry)
+    return ops.fori_loop(0, count, body, carry)

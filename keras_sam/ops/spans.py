@@ -59,7 +59,8 @@ def plan(query_length, key_length, block_size, causal=False, sliding_window=None
     if causal and sliding_window is None:
         groups = CAUSAL_GROUPS
         if isinstance(query_length, int):
-            groups = max(1, min(groups, query_length // ROWS_PER_GROUP))
+            few = -(-query_length // ROWS_PER_GROUP)
+            groups = min(groups, few)
     count = _ceil(query_length, groups * block_size)  # slabs of a group
     rows = _round_up(_ceil(query_length, groups * count), 8)
     slabs = groups * count

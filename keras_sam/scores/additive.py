@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
+from keras_sam.ops.additive_scores import additive_scores
 from keras_sam.scores.base import Score, add_kernel, heads_of
 
 
@@ -15,8 +16,8 @@ class Additive(Score):
     score(q, k) = v . tanh(W_q q + W_k k + b)
     ```
 
-    The projections are done once for all rows. The `(T, S, units)` hidden layer is made
-    for one slab of rows at a time, and inside a compiled function not even for that.
+    The projections are done once for all rows. The `(T, S, units)` hidden layer is
+    never all there: it is made a few units at a time, in the backward pass once more.
 
     Args:
         units: Width of the hidden layer; None is the width of the query.
@@ -69,9 +70,7 @@ class Additive(Score):
         return query, ops.matmul(key, ops.cast(self.key_kernel, key.dtype))
 
     def compare(self, query, key):
-        hidden = ops.tanh(query[..., :, None, :] + key[..., None, :, :])
-        vector = ops.cast(self.vector, hidden.dtype)[..., None, :, :]
-        return ops.squeeze(ops.matmul(hidden, vector), axis=-1)
+        return additive_scores(query, key, ops.squeeze(self.vector, axis=-1))
 
     def get_config(self):
         return {
