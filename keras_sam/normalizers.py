@@ -8,15 +8,12 @@ needs no more than that, and works wherever a built-in one does:
 >>> import keras
 >>> @keras.saving.register_keras_serializable(package="my_package")
 ... @dataclasses.dataclass(frozen=True)
-... class Relu:
+... class Relu(Normalizer):
 ...     scale: float = 1.0
 ...
 ...     def __call__(self, scores):
 ...         return keras.ops.relu(scores) * self.scale
-...
-...     def get_config(self):
-...         return dataclasses.asdict(self)
->>> get(Relu(scale=0.5))
+>>> deserialize(serialize(Relu(scale=0.5)))
 Relu(scale=0.5)
 """
 
@@ -30,8 +27,16 @@ from keras_sam.ops.attention import MASKED
 from keras_sam.ops.entmax import entmax
 
 
-class _Configured:
-    """What the built-in normalizers share: a configuration made of their fields."""
+class Normalizer:
+    """What normalizers share: a configuration made of the fields of a dataclass.
+
+    Inheriting from it is a convenience: anything that can be called, is registered
+    with Keras, and has `get_config` and `from_config` can serve as a normalizer.
+    """
+
+    def __call__(self, scores):
+        """Returns the weights of `scores`, each row of the last axis by itself."""
+        raise NotImplementedError
 
     def get_config(self):
         return dataclasses.asdict(self)
@@ -47,7 +52,7 @@ class _Configured:
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 @dataclasses.dataclass(frozen=True)
-class Softmax(_Configured):
+class Softmax(Normalizer):
     """Softmax: weights that are positive and sum to one.
 
     ::
@@ -89,12 +94,12 @@ class Softmax(_Configured):
     def __call__(self, scores):
         if self.temperature != 1:
             scores = scores / self.temperature
-        return ops.softmax(scores, axis=-1)
+        return entmax(scores, alpha=1)
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 @dataclasses.dataclass(frozen=True)
-class Sigmoid(_Configured):
+class Sigmoid(Normalizer):
     """Sigmoid: each weight by itself, between zero and one, of any sum.
 
     ::
@@ -147,7 +152,7 @@ class Sigmoid(_Configured):
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 @dataclasses.dataclass(frozen=True)
-class Sparsemax(_Configured):
+class Sparsemax(Normalizer):
     """Sparsemax: the nearest point of the simplex, most of whose weights are zero.
 
     ::
@@ -179,7 +184,7 @@ class Sparsemax(_Configured):
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 @dataclasses.dataclass(frozen=True)
-class Entmax(_Configured):
+class Entmax(Normalizer):
     """Entmax: the family between softmax and sparsemax, and beyond.
 
     ::

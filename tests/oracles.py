@@ -70,30 +70,37 @@ def _entmax_row(row, alpha):
 # Scores of one query and one key. They compute in the precision that they are given.
 
 
+def product(one, other):
+    """A product in the precision of `one`; NumPy multiplies bfloat16 in float32."""
+    return (one @ other).astype(one.dtype)
+
+
 def dot(query, key):
-    return query @ key
+    return product(query, key)
 
 
 def scaled_dot(query, key, scale=None):
     scale = 1 / np.sqrt(len(query)) if scale is None else scale
-    return (query * query.dtype.type(scale)) @ key
+    return product(query * query.dtype.type(scale), key)
 
 
 def cosine(query, key, temperature):
-    lengths = np.sqrt((query @ query) * (key @ key))
-    return query @ key / (lengths * temperature) if lengths else 0 * lengths
+    lengths = np.sqrt(product(query, query) * product(key, key))
+    return product(query, key) / (lengths * temperature) if lengths else 0 * lengths
 
 
 def additive(query, key, query_kernel, key_kernel, bias, vector):
-    return np.tanh(query @ query_kernel + key @ key_kernel + bias) @ vector
+    hidden = product(query, query_kernel) + product(key, key_kernel) + bias
+    return product(np.tanh(hidden), vector)
 
 
 def bilinear(query, key, kernel):
-    return query @ kernel @ key
+    return product(product(query, kernel), key)
 
 
 def low_rank_bilinear(query, key, query_kernel, key_kernel, vector):
-    return (np.tanh(query @ query_kernel) * np.tanh(key @ key_kernel)) @ vector
+    queries = np.tanh(product(query, query_kernel))
+    return product(queries * np.tanh(product(key, key_kernel)), vector)
 
 
 def every_pair(score, query, key):
@@ -144,7 +151,10 @@ def multi_head_attention(query, key, value, parameters, score, normalizer, allow
 
     def project(name, inputs):
         kernel, offset = parameters[name]
-        heads = [inputs @ kernel[:, head] + offset[head] for head in range(kernel.shape[1])]
+        heads = [
+            product(inputs, kernel[:, head]) + offset[head]
+            for head in range(kernel.shape[1])
+        ]
         repeats = parameters["query"][0].shape[1] // kernel.shape[1]
         return np.repeat(np.stack(heads, axis=1), repeats, axis=1)  # (B, H, T, D)
 
@@ -153,8 +163,8 @@ def multi_head_attention(query, key, value, parameters, score, normalizer, allow
     scores = (every_pair(score, query, key) + bias).astype(query.dtype)
     weights = attention_weights(scores, normalizer, allowed)
     kernel, offset = parameters["output"]
-    heads = weights @ value
-    outputs = sum(heads[:, head] @ kernel[head] for head in range(len(kernel)))
+    heads = product(weights, value)
+    outputs = sum(product(heads[:, head], kernel[head]) for head in range(len(kernel)))
     return outputs + offset, weights
 
 

@@ -16,6 +16,8 @@ keeps every alpha accurate, for `p` is between `1 / n` and 1 whatever alpha is, 
 the form above has no small difference of large numbers when alpha is near 1.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -54,12 +56,14 @@ def entmax(scores, alpha=1.5):
     Reference: [Peters et al. 2019](https://arxiv.org/abs/1905.05702), section 3.
     """
     if alpha == 1:
-        return ops.softmax(scores, axis=-1)
+        return _softmax(scores)
     given = keras.backend.standardize_dtype(scores.dtype)
     dtype = given if given == "float64" else "float32"
     scores = ops.cast(scores, dtype)
     # Adding the same to all scores changes nothing, so the maximum needs no gradient.
-    scores = scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
+    scores = scores - ops.stop_gradient(
+        ops.max(scores, axis=-1, keepdims=True, initial=-math.inf)  # rows may be empty
+    )
 
     solve = _newton if alpha <= 2 else _bisection
     fixed = ops.stop_gradient(scores)
@@ -72,6 +76,16 @@ def entmax(scores, alpha=1.5):
         # The weights begin with a vertical slope, where rounding of a score shows.
         weights = weights / ops.stop_gradient(ops.sum(weights, axis=-1, keepdims=True))
     return ops.cast(weights, given)
+
+
+def _softmax(scores):
+    """Returns the softmax of the last axis, also where it has one entry only.
+
+    Keras warns then, and rightly in most places; but a query may have just one key.
+    """
+    if scores.shape[-1] == 1:
+        return 0.0 * scores + 1.0
+    return ops.softmax(scores, axis=-1)
 
 
 def _weights(scores, peak, alpha):
@@ -89,7 +103,9 @@ def _log_ratio(scores, peak, alpha):
     power = alpha - 1.0
     # p^-(alpha - 1) is kept below 1e18: no such score but the maximum has weight then,
     # and an infinity would make its 0 a NaN.
-    scale = ops.power(ops.maximum(peak, 10.0 ** (-18.0 / power)), -power)
+    # (`ops.maximum` and `ops.power` would make float64 float32 on torch.)
+    lowest = 10.0 ** (-18.0 / power) * ops.ones_like(peak)
+    scale = ops.where(peak > lowest, peak, lowest) ** -power
     ratio = power * scores * scale
     inside = ratio > -1.0
     # The second `where` keeps the infinite slope at the edge out of the gradient.
