@@ -3,6 +3,7 @@
 Here it is decided how: all rows at once or slab by slab, and with which kernel.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -10,28 +11,14 @@ import keras
 from keras import ops
 
 from keras_sam.ops import any_score, attention, dot_softmax
-from keras_sam.ops.compiled import compiled
+from keras_sam.ops.compiled import compiled, runs_eagerly, vjp
 from keras_sam.ops.keep import keep
 from keras_sam.ops.slabs import Options
 
-# Up to so many weights (1 MiB of float32 for each example, or 4 MiB for all of them),
-# computing them at once is faster than slab by slab.
-FEW_WEIGHTS = 2**18
-
-
-def auto_block_size(shape):
-    """Chooses how many rows a slab has, or None for all rows at once.
-
-    Args:
-        shape: The shape `(B, H, T, S)` of the weights, with None for what is unknown.
-    """
-    batch, *sizes = shape
-    if None in sizes:
-        return 256
-    weights = math.prod(sizes)
-    if batch is None:
-        return None if weights <= FEW_WEIGHTS else 256
-    return None if weights * batch <= 4 * FEW_WEIGHTS else 256
+# Up to so many weights (4 MiB of float32), all at once is faster than slab by slab.
+FEW_WEIGHTS = 2**20
+# The rows of a slab.
+BLOCK_SIZE = 256
 
 
 def attend_blockwise(
@@ -99,26 +86,98 @@ def attend_blockwise(
         "key_mask": None if key_mask is None else ops.cast(key_mask, "bool"),
         "seed": seed.next() if dropout else None,
     }
-    simple = compare is None and normalizer is None
-    if block_size == "auto":
-        sizes = (*query.shape[:3], key.shape[2])
-        block_size = auto_block_size(sizes)
+    inputs = query, key, value, bias, operands, constants
+    strategy = compare, normalizer, temperature
     options = Options(block_size, causal, sliding_window, dropout)
-    if block_size is not None and simple:
-        if temperature != 1:
-            query = query / temperature
-            bias = None if bias is None else bias / temperature
-        output = dot_softmax.attend(query, key, value, bias, constants, options)
+    if block_size != "auto":
+        output = in_slabs(inputs, strategy, options)
     else:
-        compare = compare or dot_product
-        normalizer = normalizer or softmax(temperature)
-        inputs = query, key, value, bias, operands, constants
-        attend = all_rows if block_size is None else any_score.attend
-        output = attend(*inputs, compare, normalizer, options)
+        output = as_sizes_advise(inputs, strategy, options)
     output = ops.cast(output, given)
     if query_mask is None:
         return output
     return ops.where(query_mask[:, None, :, None], output, ops.zeros_like(output))
+
+
+def as_sizes_advise(inputs, strategy, options):
+    """Attends with all rows at once where there are few weights, else in slabs."""
+    query, key = inputs[:2]
+    shape = (*query.shape[:3], key.shape[2])
+    slabs = dataclasses.replace(options, block_size=BLOCK_SIZE)
+    if None not in shape:
+        if not are_few(shape):
+            return in_slabs(inputs, strategy, slabs)
+        return all_rows(inputs, strategy, options, compile=not runs_eagerly())
+    # Found out when it runs. Few rows at once need no compiler, which would have to
+    # compile them anew for each length that a batch of short sequences may have.
+    return either(
+        are_few((*ops.shape(query)[:3], ops.shape(key)[2])),
+        functools.partial(all_rows, strategy=strategy, options=options, compile=False),
+        functools.partial(in_slabs, strategy=strategy, options=slabs),
+        inputs,
+    )
+
+
+def either(condition, attend, otherwise, inputs):
+    """Attends in one of two ways, and differentiates no more than the one taken.
+
+    TensorFlow would keep what the gradients of both need.
+    """
+    *differentiable, constants = inputs
+    given = [x for x in keras.tree.flatten(differentiable) if x is not None]
+
+    def choose(use):
+        return ops.cond(condition, lambda: use(attend), lambda: use(otherwise))
+
+    @ops.custom_gradient
+    def run(*tensors):
+        tensors = [ops.stop_gradient(tensor) for tensor in tensors]
+
+        def output(attend, tensors=tensors):
+            tensors = iter(tensors)
+            packed = keras.tree.map_structure(
+                lambda x: None if x is None else next(tensors), differentiable
+            )
+            return attend((*packed, constants))
+
+        def gradient(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            return choose(
+                lambda way: vjp(functools.partial(output, way), tensors, upstream)
+            )
+
+        return choose(output), gradient
+
+    return run(*given)
+
+
+def are_few(shape):
+    """Whether weights `(B, H, T, S)` are so few that all at once is faster."""
+    return math.prod(shape) <= FEW_WEIGHTS
+
+
+def in_slabs(inputs, strategy, options):
+    """Attends slab by slab, with the kernel that fits."""
+    query, key, value, bias, _, constants = inputs
+    compare, normalizer, temperature = strategy
+    if compare is not None or normalizer is not None:
+        return any_score.attend(*inputs, *_functions(strategy), options)
+    if temperature != 1:
+        query = query / temperature
+        bias = None if bias is None else bias / temperature
+    return dot_softmax.attend(query, key, value, bias, constants, options)
+
+
+def all_rows(inputs, strategy, options, compile):
+    """Attends with all rows at once, as it is best for short sequences."""
+    return _all_rows(*_functions(strategy), options, compile)(*inputs)
+
+
+def _functions(strategy):
+    """The functions that compare and normalize."""
+    compare, normalizer, temperature = strategy
+    return compare or dot_product, normalizer or softmax(temperature)
 
 
 def dot_product(operands, query, key):
@@ -132,15 +191,9 @@ def softmax(temperature):
     return lambda scores: ops.softmax(scores / temperature, axis=-1)
 
 
-def all_rows(query, key, value, bias, operands, constants, compare, normalizer, options):
-    """Attends with all rows at once, as it is best for short sequences."""
-    attend = _all_rows(compare, normalizer, options)
-    return attend(query, key, value, bias, operands, constants)
-
-
 @functools.lru_cache(maxsize=64)
-def _all_rows(compare, normalizer, options):
-    """The compiled function of `all_rows`, one for all layers."""
+def _all_rows(compare, normalizer, options, compile):
+    """The function of `all_rows`, one for all layers."""
 
     def attend(query, key, value, bias, operands, constants):
         def drop(weights):
@@ -163,4 +216,4 @@ def _all_rows(compare, normalizer, options):
         )
         return output
 
-    return compiled(attend)
+    return compiled(attend) if compile else attend

@@ -34,6 +34,15 @@ def graph(fn):
     return tf.function(fn, autograph=False)
 
 
+def runs_eagerly():
+    """Whether TensorFlow runs each operation as it comes, outside of any function."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.executing_eagerly()
+
+
 @functools.cache
 def processors():
     """How many compiled functions can run at the same time: 1 but on a CPU."""
