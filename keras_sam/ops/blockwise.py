@@ -188,7 +188,14 @@ def dot_product(operands, query, key):
 @functools.cache
 def softmax(temperature):
     """Softmax with a temperature, as a normalizer."""
-    return lambda scores: ops.softmax(scores / temperature, axis=-1)
+
+    def normalize(scores):
+        # Keras's own warns of rows of one score, which are nothing special here.
+        largest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
+        weights = ops.exp((scores - largest) / temperature)
+        return weights / ops.sum(weights, axis=-1, keepdims=True)
+
+    return normalize
 
 
 @functools.lru_cache(maxsize=64)
