@@ -71,7 +71,9 @@ def export_saved_model(model, filepath, input_signature=None, verbose=True):
 
 def _input_signature(model):
     """The positional arguments of a model, as far as it can tell them."""
-    if getattr(model, "inputs", None):  # functional or Sequential
+    if isinstance(model, keras.Sequential):  # has no `input` before it is called
+        return [_open_batch(model.inputs[0])]
+    if getattr(model, "inputs", None):  # functional
         return [keras.tree.map_structure(_open_batch, model.input)]
     shape = model.get_build_config() or {}
     shape = shape.get("input_shape")

@@ -1,0 +1,79 @@
+"""Every example runs in its quick setting and prints and writes what it promises."""
+
+import dataclasses
+import pathlib
+import re
+
+import pytest
+from fresh_process import run_python
+
+pytestmark = pytest.mark.tensorflow
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+PERCENT = r"([\d.]+)%"
+SMALL = r"(\d\.\de[-+]\d\d)"
+LOGS = ("train/events.*", "attention/events.*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """What the quick run of an example must show.
+
+    Args:
+        name: The file's name without its ending.
+        numbers: What is printed before or around a number, as a regular expression with
+            one group, and between which bounds all numbers found must lie.
+        files: Patterns of files that it writes.
+    """
+
+    name: str
+    numbers: dict
+    files: tuple = LOGS
+
+
+TABLE = (
+    Example(
+        "quickstart",
+        {
+            f"Largest difference of model.keras, reloaded: {SMALL}": (0, 1e-6),
+            f"Largest difference of the SavedModel, served: {SMALL}": (0, 1e-5),
+            r"Served attention of mix_[12]: .*\((\d+), 4, 16, 16\)": (450, 450),
+            f"Test accuracy with attention: {PERCENT}": (80, 100),
+            f"Test accuracy without attention: {PERCENT}": (70, 100),
+        },
+        (*LOGS, "validation/events.*", "model.keras", "saved_model/saved_model.pb"),
+    ),
+    Example(
+        "classify_docstrings",
+        {
+            r"(\d+) sentences to learn from": (2000, 10_000),
+            f"always the most frequent package: {PERCENT}": (10, 35),
+            f"mean of the words: {PERCENT}": (45, 95),
+            f"self-attention, then mean: {PERCENT}": (45, 95),
+            r"asyncio: \w+ (\d\.\d), ": (1, 40),
+            r"xml: \w+ (\d\.\d), ": (1, 40),
+        },
+    ),
+    Example(
+        "translate_numbers",
+        {
+            r"(\d+) held out": (200, 200),
+            f"Exact match on held-out numbers: {PERCENT}": (60, 100),
+        },
+    ),
+)
+
+
+@pytest.mark.parametrize("example", TABLE, ids=lambda example: example.name)
+def test_example(example, tmp_path):
+    output = tmp_path / "output"
+    script = EXAMPLES / f"{example.name}.py"
+    printed = run_python(script, "--quick", "--output", output, cwd=tmp_path)
+    for pattern, (least, most) in example.numbers.items():
+        numbers = [float(number) for number in re.findall(pattern, printed)]
+        assert numbers, f"{pattern!r} is not in:\n{printed}"
+        assert all(least <= number <= most for number in numbers), (pattern, numbers)
+    for pattern in example.files:
+        assert any(path.stat().st_size for path in output.glob(pattern)), pattern
+    assert "Epoch 1/" in printed  # progress
+    assert printed.rstrip().endswith(f"tensorboard --logdir {output}")
