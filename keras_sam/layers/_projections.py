@@ -112,6 +112,7 @@ class ProjectedAttention(CompositeLayer):
             bias_axes="hd" if self.use_bias else None,
             **self._dense_options(name),
         )
+        dense.supports_masking = True  # or Keras warns that the mask ends here
         dense.build(shape)
         return dense
 

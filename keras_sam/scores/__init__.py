@@ -10,13 +10,13 @@ Weights are learned for each head, by which a score means: for each combination 
 axes between the batch and the rows.
 """
 
-from keras_sam._strategies import Strategies
+from keras_sam import _strategies
 from keras_sam.scores.additive import Additive
 from keras_sam.scores.base import Score
 from keras_sam.scores.bilinear import Bilinear, LowRankBilinear
 from keras_sam.scores.dot import Cosine, Dot, ScaledDot
 
-_strategies = Strategies(
+_strategies_by_name = _strategies.Strategies(
     "score",
     Score,
     {
@@ -28,9 +28,9 @@ _strategies = Strategies(
         "low_rank_bilinear": LowRankBilinear,
     },
 )
-get = _strategies.get
-serialize = _strategies.serialize
-deserialize = _strategies.deserialize
+get = _strategies_by_name.get
+serialize = _strategies_by_name.serialize
+deserialize = _strategies_by_name.deserialize
 
 __all__ = [
     "Additive",

@@ -63,7 +63,7 @@ class ScaledDot(Score):
         # The query is scaled, not the scores: T x D numbers instead of T x S, and
         # products stay inside the range of float16.
         scale = 1 / math.sqrt(query.shape[-1]) if self.scale is None else self.scale
-        return ops.multiply(query, ops.cast(scale, query.dtype)), key
+        return ops.multiply(query, scale), key
 
     def get_config(self):
         return {**super().get_config(), "scale": self.scale}
@@ -138,7 +138,7 @@ class _AtLeast(keras.constraints.Constraint):
         self.minimum = minimum
 
     def __call__(self, value):
-        return ops.maximum(value, ops.cast(self.minimum, value.dtype))
+        return ops.maximum(value, self.minimum)
 
     def get_config(self):
         return {"minimum": self.minimum}
@@ -146,9 +146,10 @@ class _AtLeast(keras.constraints.Constraint):
 
 def _unit(vectors):
     """Scales vectors to length one; a vector of zeros stays zero, gradient too."""
-    wide = ops.cast(vectors, "float32")
+    dtype = keras.backend.standardize_dtype(vectors.dtype)
+    wide = ops.cast(vectors, dtype if dtype == "float64" else "float32")
     squares = ops.sum(ops.square(wide), axis=-1, keepdims=True)
     is_zero = ops.less(squares, 1e-12)
     inverse = ops.rsqrt(ops.where(is_zero, ops.ones_like(squares), squares))
     inverse = ops.where(is_zero, ops.zeros_like(inverse), inverse)
-    return ops.cast(ops.multiply(wide, inverse), vectors.dtype)
+    return ops.cast(ops.multiply(wide, inverse), dtype)

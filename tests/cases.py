@@ -1,0 +1,143 @@
+"""The layers that have to keep the contract. A new layer adds its rows here."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from common import random
+
+from keras_sam import CrossAttention, SelfAttention, normalizers, scores
+
+# The batch, in eager calls. Other sizes are other primes.
+BATCH = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One way to make and to call a layer.
+
+    Args:
+        layer: The class.
+        arguments: Its arguments; those of all cases of a layer should name every one.
+        shapes: For each input its shape, without the batch.
+        open_shapes: The same, with None wherever a length may stay unknown.
+        masks: For each argument that takes a padding mask, the index of the input that
+            it is the mask of.
+        wrong_shapes: Lists of shapes that the layer must refuse.
+        returns_weights: Whether the layer knows `return_attention_scores`.
+    """
+
+    layer: type
+    arguments: dict
+    shapes: tuple
+    open_shapes: tuple
+    masks: dict = dataclasses.field(default_factory=dict)
+    wrong_shapes: tuple = ()
+    returns_weights: bool = True
+
+    def make(self, **arguments):
+        return self.layer(**{**self.arguments, **arguments})
+
+    def inputs(self, batch=BATCH, seed=0, unknown=None):
+        """Arrays for a call; `unknown` is the size of what `open_shapes` leaves open."""
+        shapes = self.shapes
+        if unknown is not None:
+            shapes = [[n or unknown for n in shape] for shape in self.open_shapes]
+        return [
+            random(batch, *shape, seed=seed + index) for index, shape in enumerate(shapes)
+        ]
+
+    def symbols(self, unknown=False):
+        shapes = self.open_shapes if unknown else self.shapes
+        return [keras.Input(tuple(shape)) for shape in shapes]
+
+    def model(self, unknown=False, **arguments):
+        symbols = self.symbols(unknown)
+        return keras.Model(symbols, self.make(**arguments)(*symbols))
+
+    def padding(self, inputs, seed=7):
+        """Masks for all arguments that take one, with something left in each row."""
+        generator = np.random.default_rng(seed)
+        masks = {}
+        for name, index in self.masks.items():
+            mask = generator.random(inputs[index].shape[:-1]) < 0.6
+            mask.reshape(len(mask), -1)[:, 0] = True
+            masks[name] = mask
+        return masks
+
+
+SEQUENCE = {"shapes": ((5, 6),), "open_shapes": ((None, 6),), "masks": {"mask": 0}}
+WRONG = (((6,),), ((2, 2, 2, 2, 6),), ((5, None),))
+CROSS = {
+    "shapes": ((5, 6), (7, 4)),
+    "open_shapes": ((None, 6), (None, 4)),
+    "masks": {"query_mask": 0, "value_mask": 1},
+    "wrong_shapes": (
+        ((6,), (7, 4)),
+        ((5, 6), (7, 7, 4)),
+        ((5, 6), (7, None)),
+    ),
+}
+KEYED = {
+    "shapes": ((5, 6), (7, 4), (7, 3)),
+    "open_shapes": ((None, 6), (None, 4), (None, 3)),
+    "masks": {"query_mask": 0, "value_mask": 1, "key_mask": 2},
+    "wrong_shapes": (((5, 6), (7, 4), (5, 3)), ((5, 6), (7, 4), (7, 3, 3))),
+}
+
+CASES = {
+    "self": Case(SelfAttention, {"num_heads": 2}, wrong_shapes=WRONG, **SEQUENCE),
+    "self, every argument": Case(
+        SelfAttention,
+        {
+            "num_heads": 4,
+            "key_dim": 3,
+            "value_dim": 5,
+            "num_key_value_heads": 2,
+            "score": scores.Additive(units=7),
+            "normalizer": normalizers.Entmax(alpha=1.3),
+            "causal": True,
+            "sliding_window": 3,
+            "dropout": 0.2,
+            "use_bias": False,
+            "kernel_initializer": keras.initializers.HeNormal(seed=3),
+            "kernel_regularizer": keras.regularizers.L2(0.01),
+            "block_size": 2,
+            "seed": 5,
+        },
+        **SEQUENCE,
+    ),
+    "self, cosine": Case(
+        SelfAttention,
+        {"num_heads": 3, "score": "cosine", "normalizer": "sigmoid", "block_size": None},
+        **SEQUENCE,
+    ),
+    "self, image": Case(
+        SelfAttention,
+        {"num_heads": 2, "score": "bilinear", "normalizer": "sparsemax"},
+        shapes=((3, 2, 6),),
+        open_shapes=((None, None, 6),),
+        masks={"mask": 0},
+    ),
+    "self, volume": Case(
+        SelfAttention,
+        {"num_heads": 1, "key_dim": 4},
+        shapes=((2, 3, 2, 6),),
+        open_shapes=((None, 3, None, 6),),
+        masks={"mask": 0},
+    ),
+    "cross": Case(CrossAttention, {"num_heads": 2, "dropout": 0.2}, **CROSS),
+    "cross, key": Case(
+        CrossAttention,
+        {
+            "num_heads": 2,
+            "key_dim": 5,
+            "value_dim": 3,
+            "num_key_value_heads": 1,
+            "score": "low_rank_bilinear",
+            "normalizer": "entmax",
+            "causal": True,
+        },
+        **KEYED,
+    ),
+}

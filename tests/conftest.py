@@ -1,0 +1,35 @@
+"""What all tests share: quiet and equal surroundings on every backend."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return
+    skip = pytest.mark.skip(reason=f"needs the TensorFlow backend, this is {backend}")
+    for item in items:
+        if item.get_closest_marker("tensorflow"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def reload(tmp_path):
+    """Saves a model and returns the one that loads."""
+
+    def save_and_load(model, name="model.keras"):
+        model.save(tmp_path / name)
+        return keras.saving.load_model(tmp_path / name)
+
+    return save_and_load

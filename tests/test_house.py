@@ -1,0 +1,203 @@
+"""The house rules that a reader counts on, read from the source itself."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+
+import keras_sam
+
+PACKAGE = pathlib.Path(keras_sam.__file__).parent
+ROOT = PACKAGE.parent
+SOURCES = {
+    str(path.relative_to(ROOT)): path
+    for package in ("keras_sam", "keras_sam_tensorboard")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+MODULES = [
+    name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in SOURCES
+]
+TREES = {name: ast.parse(path.read_text()) for name, path in SOURCES.items()}
+every_source = pytest.mark.parametrize("name", SOURCES)
+
+# Imports point down only, from a larger number to a smaller one, or stay at home.
+LEVELS = {
+    "keras_sam": 4,
+    "keras_sam.callbacks": 3,
+    "keras_sam.darknet": 3,
+    "keras_sam.addons": 3,
+    "keras_sam.export": 3,
+    "keras_sam.layers": 2,
+    "keras_sam.scores": 1,
+    "keras_sam.normalizers": 1,
+    "keras_sam.ops": 0,
+    "keras_sam.recording": 0,
+    "keras_sam._initializers": 0,
+    "keras_sam._strategies": 0,
+    "keras_sam._validation": 0,
+    "keras_sam._version": 0,
+}
+
+# TensorFlow is for those who ask for it; below, the layers run on any backend.
+MAY_IMPORT_TENSORFLOW = {
+    "keras_sam/ops/compiled.py": "compiles kernels with XLA, on that backend only",
+}
+
+# Files of more than 300 lines, with the reason.
+LONG = {}
+
+
+def imports(name):
+    """Yields the absolute names of all modules that a file imports, anywhere in it."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}:{node.lineno} imports relatively"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else node.module
+
+
+def home(module):
+    """The part of the house that a module belongs to: the longest name of a level."""
+    rooms = [room for room in LEVELS if module == room or module.startswith(f"{room}.")]
+    return max(rooms, key=len)
+
+
+@every_source
+def test_imports_point_down(name):
+    if not name.startswith("keras_sam/"):
+        return
+    module = name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    here = home(module)
+    assert here != "keras_sam" or module == here, f"{module} has no level in LEVELS"
+    for imported in imports(name):
+        if imported.split(".")[0] != "keras_sam" or home(imported) == here:
+            continue
+        assert LEVELS[home(imported)] < LEVELS[here], f"{module} imports {imported}"
+
+
+@every_source
+def test_backends_are_imported_from_above_only(name):
+    module = name.removesuffix(".py").replace("/", ".")
+    roots = {imported.split(".")[0] for imported in imports(name)}
+    if name.startswith("keras_sam_tensorboard/"):
+        assert not roots & {"keras", "tensorflow", "keras_sam"}
+        if name.endswith("/records.py"):
+            assert roots <= {"numpy", *sys.stdlib_module_names}
+    elif LEVELS[home(module)] < 3 and name not in MAY_IMPORT_TENSORFLOW:
+        assert not roots & {"tensorflow", "tensorboard", "jax", "torch"}
+
+
+def test_the_layers_need_no_tensorflow():
+    program = """
+import sys, numpy, keras_sam
+keras_sam.SelfAttention(2)(numpy.ones((1, 3, 4)))
+assert "tensorflow" not in sys.modules
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, env=environment)
+
+
+def public_modules():
+    for name in MODULES:
+        if any(part.startswith("_") for part in name.split(".")):
+            continue
+        if name.startswith("keras_sam_tensorboard"):
+            continue
+        module = importlib.import_module(name)
+        if hasattr(module, "__all__"):
+            yield module
+
+
+@pytest.mark.tensorflow
+def test_all_is_what_can_be_imported():
+    for module in public_modules():
+        names = module.__all__
+        assert len(names) == len(set(names)), module
+        assert list(names) == sorted(names, key=sort_key), module
+        for name in names:
+            assert getattr(module, name) is not None, (module, name)
+        found = {
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and getattr(value, "__module__", "").startswith(("keras_sam", module.__name__))
+            and not inspect.ismodule(value)
+        }
+        assert found <= set(names), f"{module.__name__}: {found - set(names)}"
+
+
+def sort_key(name):
+    """The order of ruff's RUF022: constants, classes, the rest."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
+@pytest.mark.tensorflow
+def test_nothing_else_can_be_imported():
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        keras_sam.nothing  # noqa: B018
+
+
+def public_classes():
+    for module in public_modules():
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isclass(value):
+                yield value
+
+
+@pytest.mark.tensorflow
+def test_public_classes_have_an_example():
+    classes = set(public_classes())
+    assert len(classes) > 10
+    for cls in classes:
+        doc = inspect.getdoc(cls)
+        assert doc, cls
+        if issubclass(cls, keras.layers.Layer | keras.callbacks.Callback):
+            assert "Example" in doc, cls
+            assert ">>>" in doc, cls
+        if issubclass(cls, keras.layers.Layer) and "Base class" not in doc:
+            assert "Reference" in doc, cls
+            assert "http" in doc, cls
+
+
+@pytest.mark.tensorflow  # the examples print shapes as TensorFlow does
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+@every_source
+def test_files_are_short(name):
+    lines = len(SOURCES[name].read_text().splitlines())
+    if name in LONG:
+        assert lines > 300, f"{name} is short by now"
+    else:
+        assert lines <= 300, f"{name} has {lines} lines: give the reason in LONG"
+
+
+@every_source
+def test_value_errors_say_what_was_received(name):
+    for node in ast.walk(TREES[name]):
+        if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
+            continue
+        if getattr(node.exc.func, "id", "") == "ValueError":
+            text = ast.unparse(node.exc)
+            assert "Received: " in text, f"{name}:{node.lineno} {text}"
+
+
+@every_source
+def test_every_module_says_what_it_is(name):
+    if SOURCES[name].read_text().strip():
+        assert ast.get_docstring(TREES[name]), name
