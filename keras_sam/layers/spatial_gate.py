@@ -1,0 +1,97 @@
+"""SpatialGate: features weighed by a gate that another branch computed."""
+
+import keras
+from keras import ops
+
+from keras_sam._validation import boolean
+from keras_sam.recording import AttentionDetails, record
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+class SpatialGate(keras.layers.Layer):
+    """Multiplies features by a gate, place by place.
+
+    ```
+    output = activation(features * gate)
+    ```
+
+    The gate is whatever comes in: it has no weights and no sigmoid of its own. Give it
+    a convolution with `activation="sigmoid"`. This is `[sam]` of Darknet and, with
+    such a convolution of kernel size 1, the spatial attention of YOLOv4.
+
+    Args:
+        activation: Activation of the product, a name or a function; None is linear.
+        broadcast: Whether a gate of one channel is meant for all channels. Otherwise
+            the gate must have the shape of the features.
+
+    Call arguments:
+        features: Tensor `(B, *spatial, C)`.
+        gate: Tensor `(B, *spatial, C)`, or `(B, *spatial, 1)` with `broadcast=True`.
+
+    Masking: steps that the mask of `features` leaves out get the gate zero; the mask is
+    passed on.
+
+    Output shape: that of `features`.
+
+    Example:
+
+    >>> import keras, keras_sam
+    >>> features = keras.Input((13, 13, 64))
+    >>> gate = keras.layers.Conv2D(64, 1, activation="sigmoid")(features)
+    >>> keras_sam.layers.SpatialGate()(features, gate).shape
+    (None, 13, 13, 64)
+
+    Reference: Bochkovskiy et al. 2020, "YOLOv4: Optimal Speed and Accuracy of Object
+    Detection", figure 5 (https://arxiv.org/abs/2004.10934).
+    """
+
+    def __init__(self, activation=None, broadcast=False, **kwargs):
+        super().__init__(**kwargs)
+        self.activation = keras.activations.get(activation)
+        self.broadcast = boolean("broadcast", broadcast)
+        self.supports_masking = True
+
+    def build(self, features_shape, gate_shape):
+        self._check_shapes(features_shape, gate_shape)
+
+    def call(self, features, gate, features_mask=None):
+        self._check_shapes(features.shape, gate.shape)
+        if features_mask is not None:
+            mask = ops.expand_dims(ops.cast(features_mask, gate.dtype), axis=-1)
+            gate = gate * mask
+        one_for_all = gate.shape[-1] == 1
+        kind = "spatial" if one_for_all else "pointwise_spatial"
+        record(self, gate, AttentionDetails(kind, query_grid=tuple(gate.shape[1:-1])))
+        return self.activation(features * gate)
+
+    def compute_output_shape(self, features_shape, gate_shape):
+        self._check_shapes(features_shape, gate_shape)
+        return tuple(features_shape)
+
+    def get_config(self):
+        return super().get_config() | {
+            "activation": keras.activations.serialize(self.activation),
+            "broadcast": self.broadcast,
+        }
+
+    def _check_shapes(self, features, gate):
+        features, gate = tuple(features), tuple(gate)
+        expected = (*features[:-1], 1) if self.broadcast else features
+        if _agree(gate, features) or (self.broadcast and _agree(gate, expected)):
+            return
+        hint = ""
+        if not self.broadcast and _agree(gate, (*features[:-1], 1)):
+            hint = " A gate of one channel needs `broadcast=True`."
+        raise ValueError(
+            "`gate` must have the shape of `features`"
+            + (", or one channel" if self.broadcast else "")
+            + f".{hint} Received: features of shape {features}, gate of shape {gate}"
+        )
+
+
+def _agree(shape, other):
+    """Says whether two shapes are equal, as far as their sizes are known."""
+    return len(shape) == len(other) and all(
+        size is None or known is None or size == known
+        for size, known in zip(shape, other, strict=True)
+    )
