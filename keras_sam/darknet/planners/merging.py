@@ -1,0 +1,140 @@
+"""Sections that read other layers: `[sam]`, `[scale_channels]`, `[shortcut]`, ..."""
+
+from keras_sam.darknet import geometry, specs
+from keras_sam.darknet.planners.checks import read_activation
+
+_WEIGHTS_TYPES = {
+    "none": None,
+    "per_feature": "per_feature",
+    "per_layer": "per_feature",
+    "per_channel": "per_channel",
+}
+_NORMALIZATIONS = {
+    "none": None,
+    "relu": "relu",
+    "avg_relu": "relu",
+    "softmax": "softmax",
+}
+
+
+def sam(section, reader, network):
+    """Plans `[sam]`: the previous layer gates the one in `from`."""
+    source, gate = network.previous
+    index, features = _from(reader, network)
+    if not _agree(gate, features):
+        raise reader.error(
+            "from",
+            f"points at layer {index}, which is {geometry.describe(features)}, but the "
+            f"layer before is {geometry.describe(gate)}; [sam] multiplies equal shapes",
+        )
+    return specs.Sam(
+        section=section,
+        sources=(source, index),
+        shape=features,
+        activation=read_activation(section, reader),
+    )
+
+
+def scale_channels(section, reader, network):
+    """Plans `[scale_channels]`: a gate per channel or per pixel."""
+    source, gate = network.previous
+    index, features = _from(reader, network)
+    per_pixel = reader.integer("scale_wh", 0) != 0
+    expected = (*features[:2], 1) if per_pixel else (1, 1, features[2])
+    if not _agree(gate, expected):
+        raise reader.error(
+            "from",
+            f"points at layer {index}, which is {geometry.describe(features)} and needs "
+            f"a gate of {geometry.describe(expected)}, but the layer before is "
+            f"{geometry.describe(gate)}",
+        )
+    return specs.ScaleChannels(
+        section=section,
+        sources=(source, index),
+        shape=features,
+        per_pixel=per_pixel,
+        activation=read_activation(section, reader),
+    )
+
+
+def shortcut(section, reader, network):
+    """Plans `[shortcut]`: a sum of the first channels that layers share."""
+    source, shape = network.previous
+    indices = _layers(reader, network, "from")
+    for index in indices:
+        _check_place(reader, network, "from", index, shape)
+    weighting = _WEIGHTS_TYPES[
+        reader.text("weights_type", "none", choices=_WEIGHTS_TYPES)
+    ]
+    normalization = _NORMALIZATIONS[
+        reader.text("weights_normalization", "none", choices=_NORMALIZATIONS)
+    ]
+    if weighting is not None and normalization is None:
+        raise reader.error(
+            "weights_normalization", "must be relu or softmax when weights_type is set"
+        )
+    return specs.Shortcut(
+        section=section,
+        sources=(source, *indices),
+        shape=shape,
+        weighting=weighting,
+        normalization=normalization,
+        activation=read_activation(section, reader),
+    )
+
+
+def route(section, reader, network):
+    """Plans `[route]`: a concatenation, of one group of each source."""
+    indices = _layers(reader, network, "layers")
+    height, width, _ = first = network.shape(indices[0])
+    groups = reader.integer("groups", 1, minimum=1)
+    group_id = reader.integer("group_id", 0)
+    if not 0 <= group_id < groups:
+        raise reader.error(
+            "group_id", f"must be from 0 to groups - 1 = {groups - 1}", str(group_id)
+        )
+    channels = 0
+    for index in indices:
+        _check_place(reader, network, "layers", index, first)
+        own = network.shape(index)[2]
+        if own % groups:
+            raise reader.error(
+                "groups",
+                f"must divide the {own} channels of layer {index}",
+                str(groups),
+            )
+        channels += own // groups
+    return specs.Route(
+        section=section,
+        sources=tuple(indices),
+        shape=(height, width, channels),
+        groups=groups,
+        group_id=group_id,
+    )
+
+
+def _from(reader, network):
+    """Returns index and shape of the layer in `from`; only one number counts."""
+    reader.required("from")
+    index = network.resolve(reader, "from", reader.integer("from", None))
+    return index, network.shape(index)
+
+
+def _layers(reader, network, key):
+    reader.required(key)
+    return [network.resolve(reader, key, number) for number in reader.integers(key)]
+
+
+def _check_place(reader, network, key, index, shape):
+    """Raises unless a layer has the height and width of `shape`."""
+    other = network.shape(index)
+    if not _agree(other[:2], shape[:2]):
+        raise reader.error(
+            key,
+            f"points at layer {index}, which is {geometry.describe(other)}, but height "
+            f"and width must be those of {geometry.describe(shape)}",
+        )
+
+
+def _agree(shape, other):
+    return all(map(geometry.same, shape, other))
