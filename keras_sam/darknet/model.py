@@ -1,0 +1,164 @@
+"""DarknetModel: a functional Keras model that remembers the cfg it came from."""
+
+import dataclasses
+
+import keras
+
+from keras_sam.darknet import specs
+from keras_sam.darknet.cfg import parse_text
+from keras_sam.darknet.errors import DarknetError
+from keras_sam.darknet.plan import plan_network
+from keras_sam.darknet.weights import Header, Weights, write_planned_weights
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+class DarknetModel(keras.Model):
+    """What `keras_sam.darknet.build_model` returns.
+
+    A functional model, which saves, exports, compiles and trains like any other. On
+    top of that it keeps the text of its cfg and the header of its weight file, so that
+    `write_weights`, `decode` and `layer_outputs` work after `keras.saving.load_model`,
+    too.
+    """
+
+    # The signature of keras.Model: Keras saves the graph of such subclasses.
+    def __init__(self, inputs, outputs, name=None, **kwargs):
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        self._plan = None
+        self._header = Header()
+
+    def describe(self, plan, header):
+        """Attaches the plan that the model was built from, and a weight header."""
+        self._plan = plan
+        self._header = header
+
+    @property
+    def plan(self):
+        """The checked configuration: a `keras_sam.darknet.plan.Plan`."""
+        if self._plan is None:
+            raise DarknetError(
+                "this model does not know its cfg; it was put together by hand."
+            )
+        return self._plan
+
+    def get_config(self):
+        config = super().get_config()
+        if self._plan is not None:
+            config["darknet"] = {
+                "cfg": self._plan.sections.text,
+                "source": self._plan.sections.source,
+                "input_shape": list(self._plan.input_shape),
+                "header": dataclasses.asdict(self._header),
+            }
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        known = config.pop("darknet", None)
+        model = super().from_config(config, custom_objects=custom_objects)
+        if known is not None:
+            sections = parse_text(known["cfg"], known["source"])
+            plan = plan_network(sections, known["input_shape"])
+            model.describe(plan, Header(**known["header"]))
+        return model
+
+    def assign_darknet_weights(self, weights):
+        """Sets the variables from a `Weights` that fits the plan."""
+        for spec, variables in self._darknet_variables():
+            arrays = weights.layers[spec.index]
+            for name, variable in variables.items():
+                array = arrays[name]
+                variable.assign(
+                    array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+                )
+        self._header = weights.header
+
+    def to_darknet_weights(self):
+        """Returns the variables as a `Weights`."""
+        layers = {}
+        for spec, variables in self._darknet_variables():
+            arrays = layers[spec.index] = {}
+            for name, variable in variables.items():
+                array = keras.ops.convert_to_numpy(variable)
+                arrays[name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+        return Weights(self._header, layers)
+
+    def _darknet_variables(self):
+        """Yields layers that store weights, and their variables by Darknet's names."""
+        layers = {layer.name: layer for layer in self.layers}
+        for spec in self.plan.layers:
+            if spec.blocks:
+                yield spec, _variables(spec, layers)
+
+
+def _variables(spec, layers):
+    """Returns a layer's variables in the order of the weight file."""
+    if isinstance(spec, specs.Shortcut):
+        return {"weights": layers[f"{spec.name}_sum"].mix}
+    if isinstance(spec, specs.BatchNorm):
+        return _norm_variables(layers[spec.name])
+    conv = layers[f"{spec.name}_conv"]
+    if spec.batch_normalize:
+        biases = _norm_variables(layers[f"{spec.name}_norm"])
+    else:
+        biases = {"biases": conv.bias}
+    return biases | {"weights": conv.kernel}
+
+
+def _norm_variables(norm):
+    return {
+        "biases": norm.beta,
+        "scales": norm.gamma,
+        "mean": norm.moving_mean,
+        "variance": norm.moving_variance,
+    }
+
+
+def write_weights(model, path):
+    """Writes a model's weights in Darknet's format.
+
+    What `build_model` read is written back byte for byte, its header included; after
+    training, Darknet reads the trained weights.
+
+    Args:
+        model: A `DarknetModel`.
+        path: Where to write. A failure leaves an older file there as it was.
+    """
+    write_planned_weights(path, _darknet(model).to_darknet_weights(), model.plan)
+
+
+def layer_outputs(model):
+    """Returns a model whose outputs are those of every Darknet layer, for debugging.
+
+    Args:
+        model: A `DarknetModel`.
+
+    Returns:
+        A Keras model with the same input. Its output is a dictionary from the layers'
+        names to tensors, in the order of the cfg.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_sam import darknet
+    >>> cfg = "[net]\\nwidth=8\\nheight=8\\nchannels=3\\n[maxpool]\\nsize=2\\n[avgpool]"
+    >>> outputs = darknet.layer_outputs(darknet.build_model(cfg))(np.ones((1, 8, 8, 3)))
+    >>> {name: tuple(tensor.shape) for name, tensor in outputs.items()}
+    {'000_maxpool': (1, 8, 8, 3), '001_avgpool': (1, 1, 1, 3)}
+    """
+    layers = {layer.name: layer for layer in _darknet(model).layers}
+    return keras.Model(
+        model.input,
+        {spec.name: layers[spec.name].output for spec in model.plan.layers},
+        name=f"{model.name}_layers",
+    )
+
+
+def _darknet(model):
+    if not isinstance(model, DarknetModel):
+        raise DarknetError(
+            "needs a model that `keras_sam.darknet.build_model` built. Received: "
+            f"{type(model).__name__}"
+        )
+    return model
