@@ -103,9 +103,7 @@ def predictions(outputs, model_or_cfg, input_size=None):
         plan = plan_network(model_or_cfg)
     size = plan.input_shape[:2] if input_size is None else tuple(input_size)
     if len(size) != 2 or None in size:
-        raise invalid(
-            "input_size", "(height, width) for a model of any size", input_size
-        )
+        raise invalid("input_size", "(height, width) for a model of any size", input_size)
     heads = [spec for spec in plan.outputs if isinstance(spec, Yolo)]
     if not heads:
         raise DarknetError("has no [yolo] layer to decode.", plan.sections.source)

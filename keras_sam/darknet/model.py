@@ -69,9 +69,7 @@ class DarknetModel(keras.Model):
             arrays = weights.layers[spec.index]
             for name, variable in variables.items():
                 array = arrays[name]
-                variable.assign(
-                    array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-                )
+                variable.assign(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)
         self._header = weights.header
 
     def to_darknet_weights(self):

@@ -9,6 +9,8 @@ import math
 
 from keras_sam.darknet.cfg import Section
 
+_NORMALIZATION = ("biases", "scales", "mean", "variance")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
@@ -67,12 +69,8 @@ class Convolution(Spec):
     def blocks(self):
         if self.owner != self.index:
             return {}
-        per_filter = ["biases"]
-        if self.batch_normalize:
-            per_filter += ["scales", "mean", "variance"]
-        return {name: (self.shape[2],) for name in per_filter} | {
-            "weights": self.kernel
-        }
+        per_filter = _NORMALIZATION if self.batch_normalize else _NORMALIZATION[:1]
+        return dict.fromkeys(per_filter, (self.shape[2],)) | {"weights": self.kernel}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,9 +79,7 @@ class BatchNorm(Spec):
 
     @property
     def blocks(self):
-        return {
-            name: (self.shape[2],) for name in ("biases", "scales", "mean", "variance")
-        }
+        return dict.fromkeys(_NORMALIZATION, (self.shape[2],))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -47,9 +47,7 @@ class Header:
     def from_bytes(cls, data, source=None):
         """Reads the header that `data` begins with."""
         if len(data) < _VERSION.size:
-            raise DarknetError(
-                f"ends inside the header, after {len(data)} bytes.", source
-            )
+            raise DarknetError(f"ends inside the header, after {len(data)} bytes.", source)
         header = cls(*_VERSION.unpack_from(data))
         version = f"{header.major}.{header.minor}.{header.revision}"
         if not (0 <= header.major <= 1000 and 0 <= header.minor <= 1000):

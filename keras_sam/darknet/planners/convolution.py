@@ -28,8 +28,7 @@ def convolutional(section, reader, network):
         outputs.append(output)
         padding.append(added)
     padded = [
-        (length or 0) + sum(added)
-        for length, added in zip(lengths, padding, strict=True)
+        (length or 0) + sum(added) for length, added in zip(lengths, padding, strict=True)
     ]
     check_floats(section, (*padded, channels))
     batch_normalize = reader.integer("batch_normalize", 0) != 0
@@ -112,8 +111,7 @@ def _groups(reader, channels, filters):
     if channels % groups or filters % groups:
         raise reader.error(
             "groups",
-            f"must divide the {channels} channels of the input and the {filters} "
-            "filters",
+            f"must divide the {channels} channels of the input and the {filters} filters",
             str(groups),
         )
     return groups

@@ -44,8 +44,8 @@ def scale_channels(section, reader, network):
     if not _agree(gate, expected):
         raise reader.error(
             "from",
-            f"points at layer {index}, which is {geometry.describe(features)} and needs "
-            f"a gate of {geometry.describe(expected)}, but the layer before is "
+            f"points at layer {index}, which is {geometry.describe(features)} and "
+            f"needs a gate of {geometry.describe(expected)}, but the layer before is "
             f"{geometry.describe(gate)}",
         )
     return specs.ScaleChannels(
@@ -63,9 +63,7 @@ def shortcut(section, reader, network):
     indices = _layers(reader, network, "from")
     for index in indices:
         _check_place(reader, network, "from", index, shape)
-    weighting = _WEIGHTS_TYPES[
-        reader.text("weights_type", "none", choices=_WEIGHTS_TYPES)
-    ]
+    weighting = _WEIGHTS_TYPES[reader.text("weights_type", "none", choices=_WEIGHTS_TYPES)]
     normalization = _NORMALIZATIONS[
         reader.text("weights_normalization", "none", choices=_NORMALIZATIONS)
     ]

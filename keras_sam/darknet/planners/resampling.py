@@ -96,8 +96,7 @@ def _pooling(section, reader, network, kind):
                 "padding", "makes windows without a cell of the input", str(total)
             )
     padded = [
-        (length or 0) + sum(added)
-        for length, added in zip(lengths, padding, strict=True)
+        (length or 0) + sum(added) for length, added in zip(lengths, padding, strict=True)
     ]
     check_floats(section, (*padded, channels))
     return specs.Pooling(
@@ -116,7 +115,5 @@ def _divide(reader, lengths, stride, text):
     """Returns the lengths divided by a stride that must divide them."""
     for length in lengths:
         if length is not None and length % stride:
-            raise reader.error(
-                "stride", f"must divide height and width, {lengths}", text
-            )
+            raise reader.error("stride", f"must divide height and width, {lengths}", text)
     return [length if length is None else length // stride for length in lengths]
