@@ -3,6 +3,7 @@
 import dataclasses
 
 import keras
+from keras import ops
 
 from keras_sam.darknet import specs
 from keras_sam.darknet.cfg import parse_text
@@ -78,7 +79,7 @@ class DarknetModel(keras.Model):
         for spec, variables in self._darknet_variables():
             arrays = layers[spec.index] = {}
             for name, variable in variables.items():
-                array = keras.ops.convert_to_numpy(variable)
+                array = ops.convert_to_numpy(variable)
                 arrays[name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
         return Weights(self._header, layers)
 

@@ -166,14 +166,14 @@ def _check_size(size, plan, source):
     )
     if found >= expected:
         left = size - expected * _FLOAT.itemsize
-        raise DarknetError(f"is too long by {left} bytes: {total}.", source)
+        raise DarknetError(f"the file is too long by {left} bytes: {total}.", source)
     end = 0
     for layer in plan.layers:
         for name, shape in layer.blocks.items():
             start, end = end, end + math.prod(shape)
             if end > found:
                 raise DarknetError(
-                    f"is too short: {total}. They end in `{name}` of {layer.name}, "
+                    f"the file is too short: {total}. They end in `{name}` of {layer.name}, "
                     f"{found - start} of {end - start} floats into it.",
                     source,
                     section=layer.section.name,

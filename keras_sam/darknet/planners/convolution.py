@@ -18,7 +18,9 @@ def convolutional(section, reader, network):
     source, (*lengths, channels) = network.previous
     filters = reader.integer("filters", 1, minimum=1)
     size = reader.integer("size", 1, minimum=1)
-    dilation = 1 if size == 1 else reader.integer("dilation", 1, minimum=1)
+    dilation = reader.integer("dilation", 1, minimum=1)
+    if size == 1:
+        dilation = 1
     strides = _strides(reader)
     side = _padding(reader, size)
     _check_pointwise(reader, size, strides, side)
