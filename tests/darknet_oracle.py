@@ -117,7 +117,7 @@ class Network:
         return np.concatenate([np.zeros(0, "float32"), *self.floats])
 
     def at(self, text, index):
-        number = int(text)
+        number = int(text.split(",")[0])
         return self.outputs[index + number if number < 0 else number]
 
     def convolutional(self, x, options, index):

@@ -46,6 +46,9 @@ NETWORKS = {
         [upsample]
         stride=3
         scale=-2
+        [upsample]
+        stride=-2
+        scale=0.25
         [max]
         size=5
         stride=3
@@ -57,9 +60,6 @@ NETWORKS = {
         [maxpool]
         maxpool_depth=1
         out_channels=3
-        [upsample]
-        stride=-2
-        scale=0.25
         """,
     "shared weights": """
         [net]
@@ -214,7 +214,7 @@ def test_combination(name):
     check(NETWORKS[name], seed=7)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_network(seed):
     rng = np.random.default_rng(seed)
     check(darknet_networks.random_cfg(rng, layers=12), seed)

@@ -173,8 +173,8 @@ def _check_size(size, plan, source):
             start, end = end, end + math.prod(shape)
             if end > found:
                 raise DarknetError(
-                    f"the file is too short: {total}. They end in `{name}` of {layer.name}, "
-                    f"{found - start} of {end - start} floats into it.",
+                    f"the file is too short: {total}. They end in `{name}` of "
+                    f"{layer.name}, {found - start} of {end - start} floats into it.",
                     source,
                     section=layer.section.name,
                     index=layer.index,

@@ -1,0 +1,139 @@
+"""Feeds broken configurations and weight files to the importer.
+
+    python tests/darknet_fuzz.py --inputs 100000
+    python tests/darknet_fuzz.py --inputs 300 --build
+
+Nothing but a `DarknetError` may come out, and within two seconds. With `--build`, what
+survives the checks becomes a Keras model.
+"""
+
+import argparse
+import collections
+import pathlib
+import time
+
+import numpy as np
+from darknet_networks import random_cfg
+
+from keras_sam import darknet
+from keras_sam.darknet.plan import plan_network
+from keras_sam.darknet.weights import read_planned_weights
+
+SECONDS = 2
+words = str.split
+VECTORS = pathlib.Path(__file__).parent / "data" / "darknet"
+NUMBERS = words("""0 1 -1 2 3 -2 7 32 1000000000 -1000000000 2147483647 2147483648
+    -2147483648 99999999999999999999 4096 65536 1e9 1e999 nan inf 0x10 1.5 -0 007
+    180###P6 , 1, ,1 0,0 1,2,3 -1,-2,-3,-4""")
+NAMES = words("""net network conv convolutional sam scale_channels shortcut route maxpool
+    max local_avgpool local_avg avgpool avg upsample reorg3d reorg dropout activation
+    batchnorm yolo region connected crop SAM""")
+KEYS = words("""filters size stride stride_x stride_y pad padding groups group_id dilation
+    batch_normalize activation share_index from layers weights_type scale classes num
+    weights_normalization maxpool_depth out_channels scale_wh mask anchors new_coords
+    scale_x_y antialiasing xnor width height channels probability reverse""")
+WORDS = words("mish linear logistic relu6 leaky none softmax relu per_channel bogus")
+
+
+def seeds():
+    """Returns well-formed configurations to start from."""
+    rng = np.random.default_rng(0)
+    texts = [path.read_text() for path in sorted(VECTORS.glob("*/model.cfg"))]
+    return texts + [random_cfg(rng, layers=8) for _ in range(40)]
+
+
+def mutate(text, rng):
+    """Returns `text` with a few things wrong, as text or as bytes."""
+
+    def pick(choices):
+        return choices[rng.integers(len(choices))]
+
+    lines = text.split("\n")
+    for _ in range(rng.integers(1, 6)):
+        at = int(rng.integers(len(lines)))
+        kind = rng.integers(11)
+        key, equals, _ = lines[at].partition("=")
+        if kind <= 3 and equals:
+            lines[at] = f"{key}={pick(NUMBERS)}"
+        elif kind == 4 and equals:
+            lines[at] = f"{key}={pick(WORDS)}"
+        elif kind == 5:
+            lines.insert(at, f"{pick(KEYS)}={pick([*NUMBERS, *WORDS])}")
+        elif kind == 6:
+            lines.insert(at, f"[{pick(NAMES)}]")
+        elif kind == 7:
+            del lines[at]
+        elif kind == 8:
+            other = int(rng.integers(len(lines)))
+            lines[at], lines[other] = lines[other], lines[at]
+        elif kind == 9:
+            lines[at] = lines[at] * int(rng.integers(1, 400))
+        elif kind == 10:
+            lines = lines[:at]
+        lines = lines or [""]
+    text = "\r\n".join(lines) if rng.random() < 0.1 else "\n".join(lines)
+    if rng.random() < 0.1:
+        data = bytearray(text.encode())
+        for _ in range(rng.integers(1, 10)):
+            if data:
+                data[rng.integers(len(data))] = rng.integers(256)
+        return bytes(data)
+    return text
+
+
+def weight_bytes(plan, rng):
+    """Returns bytes that often are a weight file of the right length."""
+    header = darknet.Header(0, int(rng.integers(3)), 5, int(rng.integers(1000)))
+    data = header.to_bytes() + rng.bytes(4 * min(plan.weight_count, 10**5))
+    kind = rng.integers(5)
+    if kind == 0:
+        data = data[: rng.integers(len(data))]
+    elif kind == 1:
+        data += rng.bytes(rng.integers(1, 20))
+    elif kind == 2:
+        data = rng.bytes(20) + data[20:]
+    return data
+
+
+def run(cfg, rng, build=False):
+    """Runs one input; returns how far it came."""
+    size = (None, None, 3) if rng.random() < 0.1 else None
+    try:
+        plan = plan_network(cfg, size)
+        data = weight_bytes(plan, rng)
+        read_planned_weights(data, plan)
+    except darknet.DarknetError as error:
+        return "refused" if str(error) else "refused without a word"
+    if build and len(plan.layers) < 40:
+        darknet.build_model(cfg, data, size)
+    return "accepted"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--build", action="store_true")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    texts = seeds()
+    ends = collections.Counter()
+    slowest = 0
+    for number in range(arguments.inputs):
+        cfg = mutate(texts[rng.integers(len(texts))], rng)
+        start = time.process_time()
+        try:
+            end = run(cfg, rng, arguments.build)
+        except BaseException:
+            print(f"input {number} of seed {arguments.seed}:\n{cfg!r}")
+            raise
+        ends[end] += 1
+        slowest = max(slowest, time.process_time() - start)
+        if (number + 1) % max(1, arguments.inputs // 20) == 0:
+            print(number + 1, dict(ends), f"slowest {slowest:.3f} s", flush=True)
+    if slowest > SECONDS and not arguments.build:
+        raise SystemExit(f"an input took {slowest:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""The Keras side: names, saving, exporting, training, recording, decoding."""
+
+import pathlib
+import subprocess
+import sys
+
+import darknet_yolo
+import keras
+import numpy as np
+import pytest
+
+import keras_sam
+from keras_sam import darknet
+
+# Every layer that Keras does not have, and a dead end.
+EVERYTHING = """
+[net]
+height=12
+width=8
+channels=3
+[conv]
+batch_normalize=1
+filters=8
+size=3
+pad=1
+activation=mish
+[conv]
+filters=8
+activation=gelu
+[route]
+layers=0
+[conv]
+batch_normalize=1
+filters=8
+activation=logistic
+[sam]
+from=-2
+[conv]
+filters=8
+size=3
+stride=1
+pad=1
+groups=2
+activation=stair
+[conv]
+filters=8
+size=3
+stride=2
+groups=2
+pad=1
+share_index=-1
+activation=leaky
+[reorg3d]
+stride=2
+[conv]
+filters=8
+activation=linear
+[upsample]
+stride=2
+scale=0.5
+[maxpool]
+size=3
+stride=2
+[upsample]
+[local_avgpool]
+size=3
+stride=2
+padding=1
+[upsample]
+[route]
+layers=-1
+groups=2
+group_id=1
+[shortcut]
+from=-2,-1
+weights_type=per_channel
+weights_normalization=softmax
+activation=selu
+[maxpool]
+maxpool_depth=1
+out_channels=3
+[shortcut]
+from=-2
+[dropout]
+[conv]
+filters=14
+activation=linear
+[yolo]
+num=2
+classes=2
+anchors=2,3, 5,4
+"""
+
+
+@pytest.fixture(scope="module")
+def everything():
+    keras.utils.set_random_seed(0)
+    return darknet.build_model(EVERYTHING)
+
+
+def pictures(count=2):
+    rng = np.random.default_rng(0)
+    return rng.uniform(size=(count, 12, 8, 3)).astype("float32")
+
+
+def test_names(everything):
+    names = {layer.name for layer in everything.layers}
+    assert everything.name == "darknet"
+    assert {"004_sam", "018_dropout", "020_yolo", "keep_unused"} <= names
+    assert {"000_convolutional_pad", "000_convolutional_norm"} <= names
+    conv = everything.get_layer("000_convolutional_conv")
+    assert type(conv) is keras.layers.Conv2D
+    assert type(everything.get_layer("004_sam")) is keras_sam.layers.SpatialGate
+    assert everything.output.shape == (None, 4, 2, 14)
+
+
+def test_dead_ends_are_frozen(everything):
+    """Nothing depends on layer 1; its weights are kept for the file, not trained."""
+    assert [spec.index for spec in everything.plan.unused] == [1]
+    frozen = [layer.name for layer in everything.layers if not layer.trainable]
+    assert frozen == ["001_convolutional_conv", "001_convolutional"]
+
+
+def test_saved_and_loaded_in_a_fresh_process(everything, tmp_path):
+    everything.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", pictures())
+    script = """
+import sys, numpy as np, keras, keras_sam
+model = keras.saving.load_model("model.keras")
+np.save("y.npy", model(np.load("x.npy"), training=False))
+keras_sam.darknet.write_weights(model, "again.weights")
+assert type(model) is keras_sam.darknet.DarknetModel
+assert keras_sam.darknet.decode(np.load("y.npy"), model).boxes.shape == (2, 100, 4)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "y.npy"), everything(pictures(), training=False)
+    )
+    darknet.write_weights(everything, tmp_path / "first.weights")
+    first, again = tmp_path / "first.weights", tmp_path / "again.weights"
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_exported(everything, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    everything.export(tmp_path / "saved", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "saved")).serve(pictures(3))
+    expected = everything(pictures(3), training=False)
+    np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_trains(jit_compile, tmp_path):
+    """One step changes every weight that can learn; the result is written."""
+    model = darknet.build_model(EVERYTHING)
+    before = {weight.path: np.array(weight) for weight in model.trainable_variables}
+    model.compile("sgd", "mse", jit_compile=jit_compile)
+    history = model.fit(pictures(4), np.ones((4, 4, 2, 14)), epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    for weight in model.trainable_variables:
+        assert (np.array(weight) != before[weight.path]).any(), weight.path
+    darknet.write_weights(model, tmp_path / "trained.weights")
+    again = darknet.build_model(EVERYTHING, tmp_path / "trained.weights")
+    np.testing.assert_array_equal(
+        again(pictures(), training=False), model(pictures(), training=False)
+    )
+
+
+def test_gates_are_recorded(everything):
+    with keras_sam.record_attention() as maps:
+        everything(pictures(), training=False)
+    assert [*maps] == ["004_sam"]
+    assert maps.details["004_sam"] == keras_sam.AttentionDetails(
+        "pointwise_spatial", (12, 8)
+    )
+    gate = darknet.layer_outputs(everything)(pictures(), training=False)
+    np.testing.assert_allclose(
+        maps["004_sam"], gate["003_convolutional"], rtol=1e-6, atol=1e-7
+    )
+
+
+def test_a_copy_knows_no_cfg(everything):
+    by_hand = darknet.DarknetModel(everything.input, everything.output)
+    with pytest.raises(darknet.DarknetError, match="does not know its cfg"):
+        darknet.layer_outputs(by_hand)
+
+
+@pytest.mark.parametrize(
+    "name", ["yolov3", "yolov3_tiny", "yolov4", "yolov4_tiny", "yolov4_sam"]
+)
+def test_yolo_networks_build(name):
+    """The constructs at a sixteenth of the width; the plans match those at full."""
+    model = darknet.build_model(getattr(darknet_yolo, name)(width=1 / 16, size=64))
+    assert len(model.outputs) == (2 if "tiny" in name else 3)
+    assert all(output.shape[-1] == 255 for output in model.outputs)
+    if name == "yolov4_sam":
+        assert len(model.plan.layers) == 216
+        with keras_sam.record_attention() as maps:
+            outputs = model(np.ones((1, 64, 64, 3), "float32"), training=False)
+        assert [*maps] == ["154_sam", "183_sam", "212_sam"]
+        assert [maps.details[path].query_grid for path in maps] == [
+            *((8, 8), (4, 4), (2, 2))
+        ]
+        boxes, scores, classes = darknet.decode(outputs, model, max_detections=7)
+        assert (boxes.shape, scores.shape) == ((1, 7, 4), (1, 7))
+        assert classes.shape == (1, 7)
+
+
+HEADS = """
+[net]
+height=32
+width=64
+channels=3
+[conv]
+stride=16
+filters=14
+activation=linear
+[yolo]
+mask=1,0
+num=2
+classes=2
+anchors=8,16, 32,4
+scale_x_y=1.1
+[route]
+layers=0
+[upsample]
+[yolo]
+num=2
+classes=2
+anchors=8,16, 32,4
+new_coords=1
+"""
+
+
+def test_decode():
+    """Boxes and scores by hand, from Darknet's formula, cell by cell."""
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(size=(2, 2, 4, 14)).astype("float32")
+    fine = rng.uniform(size=(2, 4, 8, 14)).astype("float32")
+    expected = []
+    for output, anchors, new in (
+        (coarse, [(32, 4), (8, 16)], False),
+        (fine, [(8, 16), (32, 4)], True),
+    ):
+        _, rows, columns, _ = output.shape
+        for j in range(rows):
+            for i in range(columns):
+                for n, (anchor_w, anchor_h) in enumerate(anchors):
+                    x, y, w, h, objectness, *classes = output[0, j, i, 7 * n : 7 * n + 7]
+                    bw, bh = (w**2 * 4, h**2 * 4) if new else (np.exp(w), np.exp(h))
+                    bx, by = (i + x) / columns, (j + y) / rows
+                    bw, bh = bw * anchor_w / 64, bh * anchor_h / 32
+                    box = by - bh / 2, bx - bw / 2, by + bh / 2, bx + bw / 2
+                    expected.append((box, objectness * np.array(classes)))
+    model = darknet.build_model(HEADS)
+    scores = np.array([score for _, score in expected])
+    # No box suppresses another at an overlap of one; every score is there, sorted.
+    found = darknet.decode([coarse, fine], model, 0.0, 1.0, max_detections=200)
+    assert (found.classes[0] >= 0).numpy().sum() == scores.size == 160
+    np.testing.assert_allclose(found.scores[0, :160], np.sort(scores.ravel())[::-1])
+    order = np.argsort(-scores.ravel(), kind="stable")[:20]
+    for place, entry in enumerate(order):
+        box, number = expected[entry // 2][0], entry % 2
+        np.testing.assert_allclose(found.boxes[0, place], box, rtol=1e-5, atol=1e-6)
+        assert found.classes[0, place] == number
+    best = darknet.decode([coarse, fine], HEADS, 0.5, 0.3, max_detections=9)
+    np.testing.assert_array_equal(best.scores[:, 0], found.scores[:, 0])
+    kept = best.scores[0].numpy()
+    assert (kept[kept > 0] > 0.5).all()
+    assert ((best.classes[0].numpy() == -1) == (kept == 0)).all()
+
+
+def test_decode_mistakes():
+    model = darknet.build_model(HEADS, input_shape=(None, None, 3))
+    outputs = [np.zeros((1, 2, 4, 14)), np.zeros((1, 4, 8, 14))]
+    assert darknet.decode(outputs, model, input_size=(32, 64)).boxes.shape[-1] == 4
+    for bad, options in (
+        (outputs, {}),
+        (outputs[:1], {"input_size": (32, 64)}),
+        ([np.zeros((1, 2, 4, 13))] * 2, {"input_size": (32, 64)}),
+        (outputs, {"input_size": (32, 64), "max_detections": 0}),
+    ):
+        with pytest.raises(ValueError, match=r"input_size|outputs|max_detections"):
+            darknet.decode(bad, model, **options)
+    with pytest.raises(darknet.DarknetError, match=r"no \[yolo\]"):
+        darknet.decode(outputs, HEADS.replace("[yolo]", "[dropout]"))
+
+
+def test_package():
+    names = {name for name in vars(darknet) if not name.startswith("_")}
+    modules = {path.stem for path in pathlib.Path(darknet.__file__).parent.iterdir()}
+    assert {*darknet.__all__} == names - modules | ({"decode"} & names)
