@@ -2,7 +2,7 @@
 
 import importlib
 
-from keras_sam import layers, normalizers, scores
+from keras_sam import darknet, layers, normalizers, scores
 from keras_sam._version import __version__
 from keras_sam.export import export_saved_model
 from keras_sam.layers import CrossAttention, SelfAttention
@@ -15,6 +15,7 @@ __all__ = [
     "SelfAttention",
     "__version__",
     "callbacks",
+    "darknet",
     "export_saved_model",
     "layers",
     "normalizers",

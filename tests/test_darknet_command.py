@@ -3,7 +3,7 @@
 import os
 import pathlib
 import re
-import subprocess
+import runpy
 import sys
 
 import keras
@@ -42,8 +42,8 @@ def test_convert(tmp_path, capsys):
         expected = arrays["layer_002"].transpose(1, 2, 0)[None]
     model = keras.saving.load_model(output)
     np.testing.assert_allclose(model(x), expected, atol=2e-5)
-    served = tf.saved_model.load(str(tmp_path / "model")).serve(x)
-    np.testing.assert_allclose(served, expected, atol=2e-5)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(loaded.serve(x), expected, atol=2e-5)
     # A SavedModel is replaced by the next one, and needs no .keras file beside it.
     assert main(["convert", CFG, WEIGHTS, str(tmp_path / "model"), "--saved-model"]) == 0
 
@@ -86,12 +86,8 @@ def test_a_failure_while_saving_leaves_the_old_file(tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == [output]
 
 
-def test_as_a_module(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "keras_sam.darknet", "summary", os.devnull],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith("error: ")
+def test_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["darknet", "summary", os.devnull])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("keras_sam.darknet.__main__", run_name="__main__")
+    assert capsys.readouterr().err.startswith("error: ")

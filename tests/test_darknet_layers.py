@@ -184,7 +184,7 @@ NETWORKS = {
         stride_x=2
         activation=linear
         [reorg3d]
-        stride=3
+        stride=2
         """,
 }
 

@@ -1,0 +1,253 @@
+"""A Darknet configuration with [sam], trained in Keras to find a digit in a picture.
+
+    python examples/darknet_sam.py
+    python examples/darknet_sam.py --pictures 4000 --epochs 20 --output runs/darknet_sam
+
+The configuration below is a small YOLOv4 with spatial attention: residual blocks, a
+1 x 1 logistic convolution, and the [sam] layer that multiplies by it. It is built,
+trained on digits among clutter, and written back as model.cfg and model.weights, which
+Darknet reads. attention.png shows where [sam] lets features through.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import matplotlib
+import numpy as np
+from keras import ops
+from sklearn.datasets import load_digits
+
+import keras_sam
+from keras_sam import darknet
+
+SIZE = 48
+CFG = """
+[net]
+width=48
+height=48
+channels=3
+
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+stride=2
+pad=1
+activation=mish
+
+[convolutional]
+batch_normalize=1
+filters=32
+size=3
+stride=2
+pad=1
+activation=mish
+
+# a residual block
+
+[convolutional]
+batch_normalize=1
+filters=16
+size=1
+stride=1
+pad=1
+activation=mish
+
+[convolutional]
+batch_normalize=1
+filters=32
+size=3
+stride=1
+pad=1
+activation=mish
+
+[shortcut]
+from=-3
+activation=linear
+
+[convolutional]
+batch_normalize=1
+filters=64
+size=3
+stride=2
+pad=1
+activation=mish
+
+# spatial attention: the layer before [sam] gates the one before that
+
+[convolutional]
+batch_normalize=1
+filters=64
+size=1
+stride=1
+pad=1
+activation=logistic
+
+[sam]
+from=-2
+
+[convolutional]
+batch_normalize=1
+filters=64
+size=3
+stride=1
+pad=1
+activation=mish
+
+[convolutional]
+filters=15
+size=1
+stride=1
+pad=1
+activation=linear
+
+[yolo]
+mask=0
+anchors=16,16
+classes=10
+num=1
+scale_x_y=1.1
+"""
+
+
+def make_pictures(count, rng):
+    """Places a digit on each picture, among pieces of others; returns boxes, too."""
+    digits = load_digits()
+    images = np.kron(digits.images / 16, np.ones((2, 2))).astype("float32")  # 16 x 16
+    pictures = rng.uniform(0, 0.2, (count, SIZE, SIZE, 3)).astype("float32")
+    corners = rng.integers(0, SIZE - 16, (count, 2))
+    chosen = rng.integers(len(images), size=count)
+    for picture, (top, left), index in zip(pictures, corners, chosen, strict=True):
+        for _ in range(8):
+            y, x = rng.integers(0, SIZE - 5, 2)
+            row, column = rng.integers(0, 11, 2)
+            piece = images[rng.integers(len(images)), row : row + 5, column : column + 5]
+            picture[y : y + 5, x : x + 5] += piece[..., None] * rng.uniform(0, 1, 3)
+        digit = images[index, :, :, None] * rng.uniform(0.6, 1, 3)
+        picture[top : top + 16, left : left + 16] += digit
+    boxes = np.concatenate([corners, corners + 16], axis=1) / SIZE
+    return pictures.clip(0, 1), boxes.astype("float32"), digits.target[chosen]
+
+
+def make_targets(boxes, classes, cells=6):
+    """Returns what the [yolo] layer should say: x, y, w, h, objectness, classes."""
+    targets = np.zeros((len(boxes), cells, cells, 15), "float32")
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 * cells
+    row, column = middle.astype(int).T
+    n = np.arange(len(boxes))
+    targets[n, row, column, 0] = middle[:, 1] - column
+    targets[n, row, column, 1] = middle[:, 0] - row
+    targets[n, row, column, 4] = 1  # w and h are 0: the box is its anchor
+    targets[n, row, column, 5 + classes] = 1
+    return targets
+
+
+def yolo_loss(targets, outputs):
+    """Objectness everywhere; place, size and class where the digit is."""
+    there = targets[..., 4]
+    objectness = keras.losses.binary_crossentropy(targets[..., 4:5], outputs[..., 4:5])
+    classes = keras.losses.binary_crossentropy(targets[..., 5:], outputs[..., 5:])
+    place = ops.sum(ops.square(targets[..., :4] - outputs[..., :4]), axis=-1)
+    loss = objectness + there * (10 * classes + 5 * place)
+    return ops.sum(loss, axis=(1, 2))
+
+
+def overlap(boxes, others):
+    """Returns the intersection over the union of boxes, pair by pair."""
+    first = np.maximum(boxes[:, :2], others[:, :2])
+    last = np.minimum(boxes[:, 2:], others[:, 2:])
+    shared = np.prod(np.maximum(last - first, 0), axis=1)
+    areas = [np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (boxes, others)]
+    return shared / (sum(areas) - shared)
+
+
+def attention_maps(model, pictures):
+    """Returns the gate of the [sam] layer, averaged over channels, at picture size."""
+    with keras_sam.record_attention() as maps:
+        model(pictures, training=False)
+    gate = np.mean(maps["007_sam"], axis=-1)
+    scale = SIZE // gate.shape[1]
+    return gate.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def share_inside(maps, boxes):
+    """Returns the mean attention inside the boxes over that outside."""
+    edges = np.rint(boxes * SIZE).astype(int)
+    ratios = []
+    for attention, (top, left, bottom, right) in zip(maps, edges, strict=True):
+        inside = np.zeros_like(attention, bool)
+        inside[top:bottom, left:right] = True
+        ratios.append(attention[inside].mean() / attention[~inside].mean())
+    return float(np.mean(ratios))
+
+
+def draw(path, pictures, maps, boxes, found):
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, len(pictures), figsize=(2 * len(pictures), 4.4))
+    for column, axis in enumerate(axes.T):
+        for panel in axis:
+            panel.imshow(pictures[column])
+            panel.set_axis_off()
+        axis[1].imshow(maps[column], cmap="viridis", alpha=0.6)
+        for box, color in ((boxes[column], "white"), (found[column], "red")):
+            top, left, bottom, right = box * SIZE - 0.5
+            corner, width, height = (left, top), right - left, bottom - top
+            axis[0].add_patch(
+                plt.Rectangle(corner, width, height, fill=False, edgecolor=color)
+            )
+    figure.suptitle("above: truth white, found red; below: mean gate of 007_sam")
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=pathlib.Path, default="runs/darknet_sam")
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(options.seed)
+    rng = np.random.default_rng(options.seed)
+
+    model = darknet.build_model(CFG)
+    pictures, boxes, classes = make_pictures(options.pictures, rng)
+    model.compile(keras.optimizers.Adam(2e-3), yolo_loss)
+    model.fit(
+        pictures,
+        make_targets(boxes, classes),
+        batch_size=32,
+        epochs=options.epochs,
+        verbose=2,
+    )
+
+    pictures, boxes, classes = make_pictures(200, rng)
+    outputs = model.predict(pictures, verbose=0)
+    found = darknet.decode(outputs, model, score_threshold=0.0, max_detections=1)
+    maps = attention_maps(model, pictures)
+    best = np.array(found.boxes[:, 0])
+    results = {
+        "accuracy": float(np.mean(np.array(found.classes[:, 0]) == classes)),
+        "mean IoU": float(np.mean(overlap(best, boxes))),
+        "attention in the box / outside": share_inside(maps, boxes),
+    }
+    for name, value in results.items():
+        print(f"{name:<32}{value:6.3f}")
+
+    draw(options.output / "attention.png", pictures[:6], maps, boxes, best)
+    (options.output / "model.cfg").write_text(CFG)
+    darknet.write_weights(model, options.output / "model.weights")
+    again = darknet.load_model(
+        options.output / "model.cfg", options.output / "model.weights"
+    )
+    same = np.array_equal(again.predict(pictures, verbose=0), outputs)
+    print(f"Darknet's files give the same outputs: {same}")
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""examples/darknet_sam.py runs, in a small setting."""
+
+import pathlib
+import runpy
+
+import pytest
+
+
+def test_darknet_sam(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    path = pathlib.Path(__file__).parents[1] / "examples" / "darknet_sam.py"
+    example = runpy.run_path(str(path))
+    results = example["main"](
+        ["--pictures=64", "--epochs=1", f"--output={tmp_path}"],
+    )
+    assert "give the same outputs: True" in capsys.readouterr().out
+    assert 0 <= results["accuracy"] <= 1
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("attention.png", "model.cfg", "model.weights")
+    }
