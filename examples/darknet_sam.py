@@ -6,7 +6,9 @@
 The configuration below is a small YOLOv4 with spatial attention: residual blocks, a
 1 x 1 logistic convolution, and the [sam] layer that multiplies by it. It is built,
 trained on digits among clutter, and written back as model.cfg and model.weights, which
-Darknet reads. attention.png shows where [sam] lets features through.
+Darknet reads. attention.png shows the gate of [sam], averaged over its channels. Each
+channel has a gate of its own, so nothing forces their average to follow the digit; the
+table says how much it does.
 """
 
 import argparse
@@ -66,19 +68,11 @@ activation=mish
 from=-3
 activation=linear
 
-[convolutional]
-batch_normalize=1
-filters=64
-size=3
-stride=2
-pad=1
-activation=mish
-
 # spatial attention: the layer before [sam] gates the one before that
 
 [convolutional]
 batch_normalize=1
-filters=64
+filters=32
 size=1
 stride=1
 pad=1
@@ -86,6 +80,14 @@ activation=logistic
 
 [sam]
 from=-2
+
+[convolutional]
+batch_normalize=1
+filters=64
+size=3
+stride=2
+pad=1
+activation=mish
 
 [convolutional]
 batch_normalize=1
@@ -166,8 +168,8 @@ def attention_maps(model, pictures):
     """Returns the gate of the [sam] layer, averaged over channels, at picture size."""
     with keras_sam.record_attention() as maps:
         model(pictures, training=False)
-    gate = np.mean(maps["007_sam"], axis=-1)
-    scale = SIZE // gate.shape[1]
+    gate = np.mean(maps["006_sam"], axis=-1)
+    scale = SIZE // gate.shape[1]  # 4: the gate is 12 x 12
     return gate.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
@@ -198,7 +200,7 @@ def draw(path, pictures, maps, boxes, found):
             axis[0].add_patch(
                 plt.Rectangle(corner, width, height, fill=False, edgecolor=color)
             )
-    figure.suptitle("above: truth white, found red; below: mean gate of 007_sam")
+    figure.suptitle("above: truth white, found red; below: mean gate of 006_sam")
     figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
 

@@ -212,7 +212,7 @@ BAD = {
     "huge padding": (layer("maxpool", "size=100001"), (8, 1, None, "at most")),
     "huge upsampling": (layer("upsample", "stride=99999"), (8, 1, None, "at most")),
     "huge picture": (NET.replace("24", "2000000000") + CONV, (1, None, None, "at most")),
-    "many layers": (NET + CONV + "[dropout]\n" * 5000, (4103, 4096, None, "4096 layers")),
+    "many layers": (NET + CONV + "[dropout]\n" * 5000, (2055, 2048, None, "2048 layers")),
     "many sources": (layer("route", "layers=0" + ",0" * 300), (9, 1, "layers", "256")),
     "too long": (NET + CONV + "#" * MAX_BYTES, (None, None, None, "larger than")),
 }  # fmt: skip

@@ -9,7 +9,7 @@ import math
 # and 12 million floats in its largest layer.
 MAX_WEIGHTS = 2**29  # 2 GiB of float32
 MAX_FLOATS = 2**28  # of one layer and image: 1 GiB
-MAX_LAYERS = 4096
+MAX_LAYERS = 2048
 
 
 def output_size(size, window, stride, padding):

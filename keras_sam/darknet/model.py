@@ -1,11 +1,13 @@
 """DarknetModel: a functional Keras model that remembers the cfg it came from."""
 
+import contextlib
 import dataclasses
+import sys
 
 import keras
 from keras import ops
 
-from keras_sam.darknet import specs
+from keras_sam.darknet import geometry, specs
 from keras_sam.darknet.cfg import parse_text
 from keras_sam.darknet.errors import DarknetError
 from keras_sam.darknet.plan import plan_network
@@ -24,7 +26,8 @@ class DarknetModel(keras.Model):
 
     # The signature of keras.Model: Keras saves the graph of such subclasses.
     def __init__(self, inputs, outputs, name=None, **kwargs):
-        super().__init__(inputs, outputs, name=name, **kwargs)
+        with _deep_recursion():
+            super().__init__(inputs, outputs, name=name, **kwargs)
         self._plan = None
         self._header = Header()
 
@@ -147,11 +150,20 @@ def layer_outputs(model):
     {'000_maxpool': (1, 8, 8, 3), '001_avgpool': (1, 1, 1, 3)}
     """
     layers = {layer.name: layer for layer in _darknet(model).layers}
-    return keras.Model(
-        model.input,
-        {spec.name: layers[spec.name].output for spec in model.plan.layers},
-        name=f"{model.name}_layers",
-    )
+    outputs = {spec.name: layers[spec.name].output for spec in model.plan.layers}
+    with _deep_recursion():
+        return keras.Model(model.input, outputs, name=f"{model.name}_layers")
+
+
+@contextlib.contextmanager
+def _deep_recursion():
+    """Lets Keras walk graphs that are deeper than Python's thousand calls."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 16 * geometry.MAX_LAYERS))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _darknet(model):
