@@ -171,7 +171,7 @@ BAD = {
     "shortcut weights": (layer("shortcut", "from=0", "weights_type=all"),
                          (10, 1, "weights_type", "one of")),
     "no normalization": (layer("shortcut", "from=0", "weights_type=per_layer"),
-                         (8, 1, "weights_normalization", "relu or softmax")),
+                         (8, 1, "weights_normalization", "one of relu, avg_relu")),
     "zero stride": (layer("conv", "stride=0"), (9, 1, "stride", "at least 1")),
     "zero size": (layer("maxpool", "size=0"), (9, 1, "size", "at least 1")),
     "negative padding": (layer("conv", "padding=-1"), (9, 1, "padding", "negative")),

@@ -22,7 +22,7 @@ _CHANNELS_LAST = {"data_format": "channels_last"}
 
 
 def build_model(cfg, weights=None, input_shape=None):
-    r"""Builds a Keras model that computes what Darknet computes.
+    """Builds a Keras model that computes what Darknet computes.
 
     Args:
         cfg: A path to a `.cfg` file, its text, or what `parse_cfg` returned.
@@ -60,11 +60,8 @@ def build_model(cfg, weights=None, input_shape=None):
     ... [sam]
     ... from=-2
     ... ''')
-    >>> model.output
-    <KerasTensor shape=(None, 32, 32, 8), dtype=float32, sparse=False, ragged=False, \
-name=keras_tensor_...>
-    >>> model.layers[-1].name
-    '002_sam'
+    >>> model.layers[-1].name, model.output.shape
+    ('002_sam', (None, 32, 32, 8))
     """
     return build_planned_model(plan_network(cfg, input_shape), weights)
 

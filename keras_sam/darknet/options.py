@@ -55,7 +55,7 @@ class OptionReader:
         self._read = {*_EVERYWHERE.split(), *_TRAINING.get(section.name, "").split()}
 
     def text(self, key, default=None, choices=None):
-        """Returns the value as it stands, or raises unless it is one of `choices`."""
+        """Returns the value as it stands; with `choices` it must be one of them."""
         value = self._value(key)
         if value is None:
             value = default

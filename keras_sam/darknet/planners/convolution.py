@@ -18,7 +18,7 @@ def convolutional(section, reader, network):
     source, (*lengths, channels) = network.previous
     filters = reader.integer("filters", 1, minimum=1)
     size = reader.integer("size", 1, minimum=1)
-    dilation = reader.integer("dilation", 1, minimum=1)
+    dilation = reader.integer("dilation", 1, minimum=None if size == 1 else 1)
     if size == 1:
         dilation = 1
     strides = _strides(reader)

@@ -9,12 +9,7 @@ _WEIGHTS_TYPES = {
     "per_layer": "per_feature",
     "per_channel": "per_channel",
 }
-_NORMALIZATIONS = {
-    "none": None,
-    "relu": "relu",
-    "avg_relu": "relu",
-    "softmax": "softmax",
-}
+_NORMALIZATIONS = {"relu": "relu", "avg_relu": "relu", "softmax": "softmax"}
 
 
 def sam(section, reader, network):
@@ -64,19 +59,14 @@ def shortcut(section, reader, network):
     for index in indices:
         _check_place(reader, network, "from", index, shape)
     weighting = _WEIGHTS_TYPES[reader.text("weights_type", "none", choices=_WEIGHTS_TYPES)]
-    normalization = _NORMALIZATIONS[
-        reader.text("weights_normalization", "none", choices=_NORMALIZATIONS)
-    ]
-    if weighting is not None and normalization is None:
-        raise reader.error(
-            "weights_normalization", "must be relu or softmax when weights_type is set"
-        )
+    choices = None if weighting is None else _NORMALIZATIONS
+    normalization = reader.text("weights_normalization", choices=choices)
     return specs.Shortcut(
         section=section,
         sources=(source, *indices),
         shape=shape,
         weighting=weighting,
-        normalization=normalization,
+        normalization=_NORMALIZATIONS.get(normalization),
         activation=read_activation(section, reader),
     )
 
