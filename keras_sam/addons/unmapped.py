@@ -1,0 +1,87 @@
+"""What TensorFlow Addons had and keras_sam does not bring over, with what to do instead.
+
+The list is complete and stays so: TensorFlow Addons 0.23 was the last version. Each name
+is registered with Keras, so that a model that needs it gets a message which says what to
+do, in place of Keras's advice to register a class that no longer exists.
+"""
+
+import keras
+
+_COMPILED = (
+    "It is only needed to go on training: load the model with `compile=False`, and then "
+    "compile it with {}."
+)
+_OWN = (
+    "Write it as a class of Keras 3, and load the model inside "
+    '`with keras.saving.custom_object_scope({{"Addons>{name}": YourClass}})`.'
+)
+_LAYER = "keras_sam brings over attention and activations only. " + _OWN
+_RANDOM = "It is random in training, which an activation of Keras 3 cannot know of. " + _OWN
+_MONOTONIC = "It depends on the step before, as no score of keras_sam does. " + _OWN
+_SIMILAR = "`keras.layers.{name}` has other arguments or weights. " + _OWN
+
+# What to do, with the names that it holds for.
+ADVICE = {
+    _COMPILED.format("an optimizer of `keras.optimizers`"): """
+        AdaBelief COCOB ConditionalGradient CyclicalLearningRate
+        ExponentialCyclicalLearningRate LazyAdam Lookahead MovingAverage MultiOptimizer
+        NovoGrad ProximalAdagrad RectifiedAdam SGDW SWA Triangular2CyclicalLearningRate
+        TriangularCyclicalLearningRate Yogi""",
+    _COMPILED.format("`keras.optimizers.AdamW`"): "AdamW",
+    _COMPILED.format("`keras.optimizers.Lamb`"): "LAMB",
+    _COMPILED.format("a loss of `keras.losses` or your own"): """
+        ContrastiveLoss GIoULoss LiftedStructLoss NpairsLoss NpairsMultilabelLoss
+        PinballLoss SparsemaxLoss TripletHardLoss TripletSemiHardLoss WeightedKappaLoss
+        contrastive_loss giou_loss lifted_struct_loss npairs_loss npairs_multilabel_loss
+        pinball_loss sparsemax_loss sparsemax_loss_from_logits triplet_hard_loss
+        triplet_semihard_loss""",
+    _COMPILED.format("`keras.losses.BinaryFocalCrossentropy`"): """
+        SigmoidFocalCrossEntropy sigmoid_focal_crossentropy""",
+    _COMPILED.format("a metric of `keras.metrics` or your own"): """
+        CohenKappa GeometricMean HarmonicMean KendallsTauB KendallsTauC
+        MatthewsCorrelationCoefficient PearsonsCorrelation SpearmansRank""",
+    _COMPILED.format("`keras.metrics.F1Score`"): "F1Score",
+    _COMPILED.format("`keras.metrics.FBetaScore`"): "FBetaScore",
+    _COMPILED.format("`keras.metrics.R2Score`"): "RSquare",
+    _LAYER: """
+        AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D
+        AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D CRF CRFModelWrapper
+        CorrelationCost ESN ESNCell EmbeddingBag FilterResponseNormalization
+        InstanceNormalization LayerNormLSTMCell LayerNormSimpleRNNCell MaxUnpooling2D
+        MaxUnpooling2DV2 Maxout NASCell NoisyDense PeepholeLSTMCell PoincareNormalize
+        PolynomialCrossing Snake SpatialPyramidPooling2D StochasticDepth TLU
+        WeightNormalization""",
+    _SIMILAR: "GroupNormalization SpectralNormalization",
+    _RANDOM: "rrelu",
+    _MONOTONIC: "BahdanauMonotonicAttention LuongMonotonicAttention",
+}
+
+
+class _Unmapped:
+    """Stands in for one name; to make it is to be told what to do."""
+
+    name = advice = None
+
+    def __init__(self, **config):
+        layer = f", in {config['name']!r}" if "name" in config else ""
+        raise ValueError(
+            f"TensorFlow Addons' `{self.name}` is not brought over by keras_sam{layer}. "
+            f"{self.advice.format(name=self.name)}"
+        )
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def get_config(self):  # without it, Keras registers no class
+        return {}
+
+
+def _register(name, advice):
+    stand_in = type(name, (_Unmapped,), {"name": name, "advice": advice})
+    keras.saving.register_keras_serializable(package="Addons", name=name)(stand_in)
+
+
+for _advice, _names in ADVICE.items():
+    for _name in _names.split():
+        _register(_name, _advice)
