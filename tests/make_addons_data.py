@@ -58,7 +58,7 @@ def functional(keras, tfa):
         kernel_regularizer="l2",
         name="attention",
     )([x, key], mask=mask)
-    x = keras.layers.BatchNormalization(name="normalize")(x)
+    x = keras.layers.LayerNormalization(name="normalize")(x)
     x = keras.layers.Dense(2, activation=tfa.activations.mish, name="mish")(x)
     model = keras.Model([query, key, mask], [x, weights], name="functional")
     model.compile(
@@ -91,7 +91,8 @@ def mixed(keras, tfa):
 def sequential(keras, tfa):
     """A Sequential model whose first layer takes two tensors."""
     attention = tfa.layers.MultiHeadAttention(head_size=4, num_heads=2)
-    model = keras.Sequential([attention, keras.layers.Dense(2)], name="sequential")
+    layers = [attention, keras.layers.BatchNormalization(), keras.layers.Dense(2)]
+    model = keras.Sequential(layers, name="sequential")
     model([np.zeros((1, 3, 7), "float32"), np.zeros((1, 5, 11), "float32")])
     return model
 
@@ -109,7 +110,7 @@ def model_inputs(model_name):
         if model_name == "functional":
             inputs.append(np.tri(3, 5, 1) * np.ones((2, 1, 1)))
         return [each.astype("float32") for each in inputs]
-    return draw((2, 3, 6)).astype("float32")
+    return [draw((2, 3, 6)).astype("float32")]
 
 
 def main(folder, more=False):

@@ -5,8 +5,8 @@ have for it, and changes nothing else. TensorFlow Addons itself is not needed.
 
 >>> import keras
 >>> import keras_sam.addons
->>> keras.activations.get("Addons>mish").__module__
-'keras_sam.addons.activations'
+>>> keras.saving.get_registered_object("Addons>MultiHeadAttention").__module__
+'keras_sam.addons.multi_head_attention'
 
 ====================================  ====================================================
 TensorFlow Addons                     keras_sam
@@ -14,8 +14,8 @@ TensorFlow Addons                     keras_sam
 `Addons>MultiHeadAttention`           `keras_sam.addons.MultiHeadAttention`, the same in
                                       arguments, weights and outputs; `convert` makes it a
                                       `SelfAttention` or `CrossAttention`
-`Addons>sparsemax`, `...>gelu`,       the same activation; as a normalizer, sparsemax is
-`hardshrink`, `lisht`, `mish`,        `keras_sam.normalizers.Sparsemax`
+`Addons>sparsemax`, `Addons>gelu`,    the functions of `keras_sam.addons.activations`; as a
+`hardshrink`, `lisht`, `mish`,        normalizer, `keras_sam.normalizers.Sparsemax`
 `snake`, `softshrink`, `tanhshrink`
 `Addons>Sparsemax`, `Addons>GELU`     `keras_sam.addons.Sparsemax`, `keras_sam.addons.GELU`
 `tfa.seq2seq.LuongAttention`,         a score, `Bilinear` or `Additive`: by `convert`, or
@@ -24,7 +24,7 @@ everything else                       a `ValueError` that says what to do, see `
 ====================================  ====================================================
 """
 
-from keras_sam.addons import scores, unmapped
+from keras_sam.addons import activations, scores, unmapped
 from keras_sam.addons.activations import GELU, Sparsemax
 from keras_sam.addons.conversion import convert
 from keras_sam.addons.loading import load_weights
@@ -35,6 +35,7 @@ __all__ = [
     "GELU",
     "MultiHeadAttention",
     "Sparsemax",
+    "activations",
     "convert",
     "import_tfa",
     "load_weights",

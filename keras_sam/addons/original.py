@@ -33,7 +33,7 @@ def import_tfa():
     if sys.version_info >= (3, 12):
         raise ImportError(
             "tensorflow-addons cannot be installed on Python "
-            f"{sys.version_info.major}.{sys.version_info.minor}: its last version, 0.23, "
+            f"{sys.version_info[0]}.{sys.version_info[1]}: its last version, 0.23, "
             f"is for Python 3.11 at most. {INSTEAD} To run the real one, make an "
             'environment of Python 3.11 and `pip install "keras-sam[addons]"` there.'
         )

@@ -57,31 +57,36 @@ ADVICE = {
 }
 
 
-class _Unmapped:
-    """Stands in for one name; to make it is to be told what to do."""
-
-    name = advice = None
-
-    def __init__(self, **config):
-        layer = f", in {config['name']!r}" if "name" in config else ""
-        raise ValueError(
-            f"TensorFlow Addons' `{self.name}` is not brought over by keras_sam{layer}. "
-            f"{self.advice.format(name=self.name)}"
-        )
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def get_config(self):  # without it, Keras registers no class
-        return {}
+def _message(name, advice, config=()):
+    layer = f", in {config['name']!r}" if "name" in config else ""
+    return (
+        f"TensorFlow Addons' `{name}` is not brought over by keras_sam{layer}. "
+        f"{advice.format(name=name)}"
+    )
 
 
-def _register(name, advice):
-    stand_in = type(name, (_Unmapped,), {"name": name, "advice": advice})
-    keras.saving.register_keras_serializable(package="Addons", name=name)(stand_in)
+def _stand_in_class(name, advice):
+    class Unmapped:
+        @classmethod
+        def from_config(cls, config):
+            raise ValueError(_message(name, advice, config))
+
+        def get_config(self):  # without it, Keras registers no class
+            return {}
+
+    return Unmapped
+
+
+def _stand_in_function(name, advice):
+    def unmapped(*args, **kwargs):
+        raise ValueError(_message(name, advice))
+
+    return unmapped
 
 
 for _advice, _names in ADVICE.items():
     for _name in _names.split():
-        _register(_name, _advice)
+        _stand_in = _stand_in_function if _name.islower() else _stand_in_class
+        keras.saving.register_keras_serializable(package="Addons", name=_name)(
+            _stand_in(_name, _advice)
+        )
