@@ -45,9 +45,19 @@ class Case:
             for length, width in zip(lengths, WIDTHS, strict=False)
         ]
 
+    def value_width(self):
+        return WIDTHS[2] if self.with_value else WIDTHS[1]
+
+    def output_count(self):
+        """How many numbers the call returns."""
+        numbers = BATCH * ROWS * (self.output_size or self.value_width())
+        if self.return_attn_coef:
+            numbers += BATCH * self.num_heads * ROWS * KEYS
+        return numbers
+
     def weights(self):
         draw = np.random.default_rng(self.seed + 1000).standard_normal
-        value_width = WIDTHS[2] if self.with_value else WIDTHS[1]
+        value_width = self.value_width()
         output = self.output_size or value_width
         shapes = [(self.num_heads, width, HEAD_SIZE) for width in WIDTHS[:2]]
         shapes.append((self.num_heads, value_width, HEAD_SIZE))

@@ -89,7 +89,7 @@ def test_every_registered_name_is_brought_over_or_says_what_to_do():
 
 def test_tensorflow_addons_goes_on_as_before(made):
     assert addons.import_tfa() is tfa
-    model = tf_keras.models.load_model(made / "functional.h5", compile=False)
+    model = tf_keras.models.load_model(made / "sequential.h5", compile=False)
     kinds = [type(layer) for layer in model.layers]
     assert tfa.layers.MultiHeadAttention in kinds
     assert addons.MultiHeadAttention not in kinds
@@ -218,20 +218,20 @@ def test_sparsemax_and_its_gradient(axis, scale):
     np.testing.assert_allclose(gradient, wanted, **WIDE)
 
 
-NAMES = [
-    "gelu",
-    "hardshrink",
-    "lisht",
-    "mish",
-    "snake",
-    "softshrink",
-    "sparsemax",
-    "tanhshrink",
-]
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gelu",
+        "hardshrink",
+        "lisht",
+        "mish",
+        "snake",
+        "softshrink",
+        "sparsemax",
+        "tanhshrink",
+    ],
+)
 def test_activations(name, dtype):
     x = tf.cast(draw(3, 5), dtype)
     got = getattr(addons.activations, name)(x)

@@ -52,17 +52,24 @@ def run(case):
     )
 
 
-@pytest.mark.parametrize("policy", TOLERANCE)
+# JAX has no float64 unless a whole process asks for it.
+FLOAT64 = pytest.param("float64", marks=pytest.mark.tensorflow)
+
+
+@pytest.mark.parametrize(
+    "policy", ["float32", FLOAT64, "float16", "mixed_float16", "bfloat16", "mixed_bfloat16"]
+)
 def test_computes_what_tensorflow_addons_does(policy, expected):
     cases = [case for case in addons_cases.CASES if case.policy == policy]
-    wanted = expected[f"layer/{policy}"]
-    start = 0
-    for case in cases:
-        got = run(case)
-        want = wanted[start : start + len(got)]
-        start += len(got)
-        np.testing.assert_allclose(got, want, atol=TOLERANCE[policy], err_msg=str(case))
-    assert start == len(wanted)
+    ends = np.cumsum([case.output_count() for case in cases])
+    wanted = np.split(expected[f"layer/{policy}"], ends)
+    assert wanted.pop().size == 0
+    # The others compile anew for every shape, and compute with the same code.
+    thin = 1 if keras.backend.backend() == "tensorflow" else 7
+    for case, want in list(zip(cases, wanted, strict=True))[::thin]:
+        np.testing.assert_allclose(
+            run(case), want, rtol=0, atol=TOLERANCE[policy], err_msg=str(case)
+        )
 
 
 def test_a_row_with_nothing_to_attend_to_attends_to_all_alike():
@@ -75,7 +82,7 @@ def test_a_row_with_nothing_to_attend_to_attends_to_all_alike():
     np.testing.assert_allclose(weights[:, :, 1], 1 / 3, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", FLOAT64])
 def test_masks_work_in_every_dtype(dtype):
     """Where TensorFlow Addons fails."""
     layer = addons.MultiHeadAttention(4, 2, return_attn_coef=True, dtype=dtype)

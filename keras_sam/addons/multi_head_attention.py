@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-from keras_sam import _initializers as initializers
+from keras_sam import _initializers
 from keras_sam import _validation as check
 from keras_sam.addons._legacy import policy_name, revive
 from keras_sam.normalizers import Softmax
@@ -100,10 +100,12 @@ class MultiHeadAttention(keras.layers.Layer):
         self.dropout = check.rate("dropout", dropout)
         self.use_projection_bias = check.boolean("use_projection_bias", use_projection_bias)
         self.return_attn_coef = check.boolean("return_attn_coef", return_attn_coef)
-        self.kernel_initializer = initializers.get("kernel_initializer", kernel_initializer)
+        self.kernel_initializer = check.initializer(
+            "kernel_initializer", kernel_initializer
+        )
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_initializer = initializers.get("bias_initializer", bias_initializer)
+        self.bias_initializer = check.initializer("bias_initializer", bias_initializer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         if self.dropout > 0:
@@ -133,7 +135,7 @@ class MultiHeadAttention(keras.layers.Layer):
         return self.add_weight(
             name=name,
             shape=(self.num_heads, rows, columns),
-            initializer=initializers.fresh(self.kernel_initializer, nth),
+            initializer=_initializers.fresh(self.kernel_initializer, nth),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
