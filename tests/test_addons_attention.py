@@ -10,6 +10,7 @@ import pytest
 import keras_sam
 from keras_sam import addons
 
+numpy = keras.ops.convert_to_numpy
 DATA = pathlib.Path(__file__).parent / "data" / "addons"
 
 # Rounding of the dtype, times the few operations of the layer; outputs are of size 10.
@@ -44,12 +45,7 @@ def run(case):
     outputs = layer(inputs, mask=case.mask())
     outputs = outputs if case.return_attn_coef else [outputs]
     wide = "float64" if case.policy == "float64" else "float32"
-    return np.concatenate(
-        [
-            np.ravel(keras.ops.convert_to_numpy(keras.ops.cast(each, wide)))
-            for each in outputs
-        ]
-    )
+    return np.concatenate([np.ravel(numpy(keras.ops.cast(each, wide))) for each in outputs])
 
 
 # JAX has no float64 unless a whole process asks for it.
@@ -78,7 +74,7 @@ def test_a_row_with_nothing_to_attend_to_attends_to_all_alike():
     mask = np.ones((3, 3), "float32")
     mask[1] = 0
     _, weights = layer([x, x], mask=mask)
-    weights = keras.ops.convert_to_numpy(weights)
+    weights = numpy(weights)
     np.testing.assert_allclose(weights[:, :, 1], 1 / 3, rtol=1e-6)
 
 
@@ -88,7 +84,7 @@ def test_masks_work_in_every_dtype(dtype):
     layer = addons.MultiHeadAttention(4, 2, return_attn_coef=True, dtype=dtype)
     x = np.random.default_rng(0).standard_normal((2, 3, 5)).astype("float32")
     output, weights = layer([x, x], mask=np.tri(3))
-    weights = keras.ops.convert_to_numpy(keras.ops.cast(weights, "float32"))
+    weights = numpy(keras.ops.cast(weights, "float32"))
     assert keras.backend.standardize_dtype(output.dtype) == dtype
     assert (weights[..., np.triu_indices(3, 1)[0], np.triu_indices(3, 1)[1]] == 0).all()
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-2)
@@ -105,7 +101,7 @@ def test_any_number_of_leading_axes(rank):
     got, got_weights = layer(inputs)
     assert got.shape == (1,) * (rank - 2) + output.shape[1:]
     assert got_weights.shape == (1,) * (rank - 2) + weights.shape[1:]
-    np.testing.assert_allclose(np.squeeze(got), output[0], atol=1e-5)
+    np.testing.assert_allclose(np.squeeze(numpy(got)), numpy(output[0]), atol=1e-5)
 
 
 def test_dropout_drops_weights_in_training_only():
@@ -118,9 +114,10 @@ def test_dropout_drops_weights_in_training_only():
     layer.build([x.shape] * 2)
     layer.set_weights([x, x, x, x])
     output, weights = layer([x, x])
-    np.testing.assert_allclose(output, weights[:, 0], rtol=1e-6)
-    first = np.array(layer([x, x], training=True)[0])
-    second, kept = (np.array(each) for each in layer([x, x], training=True))
+    weights = numpy(weights)
+    np.testing.assert_allclose(numpy(output), weights[:, 0], rtol=1e-6)
+    first = numpy(layer([x, x], training=True)[0])
+    second, kept = (numpy(each) for each in layer([x, x], training=True))
     np.testing.assert_allclose(kept, weights, rtol=1e-6)  # the weights before dropout
     dropped = second == 0
     assert abs(dropped.mean() - rate) < 0.05
@@ -190,7 +187,7 @@ def test_its_weights_are_recorded(as_self, kind):
     x = keras.ops.convert_to_tensor(x)
     with keras_sam.record_attention() as maps:
         _, weights = layer([x, x if as_self else x + 1])
-    np.testing.assert_array_equal(maps[layer.path], weights)
+    np.testing.assert_array_equal(numpy(maps[layer.path]), numpy(weights))
     assert maps.details[layer.path].kind == kind
 
 

@@ -44,7 +44,7 @@ def convert(layer, to=CrossAttention):
     >>> x = np.ones((1, 3, 6))
     >>> y = old([x, x])
     >>> new = keras_sam.addons.convert(old, to=keras_sam.SelfAttention)
-    >>> np.testing.assert_allclose(new(x), y, rtol=1e-5)
+    >>> np.testing.assert_allclose(new(x), y, atol=1e-5)
     """
     kind = _kind(layer)
     if not layer.built:

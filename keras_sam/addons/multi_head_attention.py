@@ -257,15 +257,15 @@ class MultiHeadAttention(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         name = config.get("name")
-        parameters = inspect.signature(MultiHeadAttention).parameters
+        known = {*inspect.signature(cls).parameters, "name", "trainable", "dtype"}
         missing = [each for each in ("head_size", "num_heads") if each not in config]
-        unknown = set(config) - set(parameters) - {"name", "trainable", "dtype"}
+        unknown = sorted(set(config) - known)
         if missing or unknown:
             raise ValueError(
                 "The configuration must be that of tfa.layers.MultiHeadAttention, in "
                 f"MultiHeadAttention {name!r}: it needs `head_size` and `num_heads`, and "
-                f"may have {', '.join(f'`{each}`' for each in parameters)} but no others. "
-                f"Received: missing={missing}, unknown={sorted(unknown)}"
+                "may have no arguments but those of that layer. "
+                f"Received: missing={missing}, unknown={unknown}"
             )
         return cls(**{**config, "dtype": policy_name(config.get("dtype"))})
 

@@ -34,7 +34,7 @@ class LuongAttention:
 
     @staticmethod
     def weights(mechanism):
-        """Returns the shape of a query, of a key, and the weights of the score."""
+        """Returns the widths of queries and of keys, and the weights of the score."""
         memory = _kernel("LuongAttention", mechanism.memory_layer)
         scale = 1 if mechanism.scale_weight is None else mechanism.scale_weight.numpy()
         return memory.shape[1], memory.shape[0], {"kernel": scale * memory.T}
@@ -60,7 +60,7 @@ class BahdanauAttention:
 
     @staticmethod
     def weights(mechanism):
-        """Returns the shape of a query, of a key, and the weights of the score."""
+        """Returns the widths of queries and of keys, and the weights of the score."""
         query = _kernel("BahdanauAttention", mechanism.query_layer)
         memory = _kernel("BahdanauAttention", mechanism.memory_layer)
         vector = mechanism.attention_v.numpy()
