@@ -1,0 +1,240 @@
+"""keras_sam beside the real TensorFlow Addons, in one process.
+
+Not collected by itself: `test_addons_real.py` runs it where the package is installed.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+import addons_cases
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_addons as tfa
+import tf_keras
+
+import keras_sam
+from keras_sam import addons
+
+HERE = pathlib.Path(__file__).parent
+DATA = HERE / "data" / "addons"
+WIDE = {"rtol": 0, "atol": 2e-5}
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Makes the stored files anew, in a process that has never seen keras_sam."""
+    folder = tmp_path_factory.mktemp("made")
+    command = [sys.executable, str(HERE / "make_addons_data.py"), str(folder), "--more"]
+    subprocess.run(command, check=True, cwd=HERE, capture_output=True)
+    return folder
+
+
+def test_the_stored_outputs_are_those_of_the_real_package(made):
+    stored, fresh = np.load(DATA / "expected.npz"), np.load(made / "expected.npz")
+    assert set(stored) == set(fresh)
+    for key in stored:
+        rounding = {"rtol": 0, "atol": 1e-5}
+        if "16" in key or "mixed" in key:
+            rounding = {"rtol": 2e-2, "atol": 2e-2}
+        np.testing.assert_allclose(stored[key], fresh[key], **rounding, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["functional.h5", "functional.keras", "functional.weights.h5", "functional_saved"],
+)
+def test_weights_of_every_form_load(made, source):
+    model = keras.models.load_model(DATA / "functional.h5", compile=False)
+    want = model.get_weights()
+    model.set_weights([np.zeros_like(each) for each in want])
+    addons.load_weights(model, made / source)
+    for got, wanted in zip(model.get_weights(), want, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_sequential_model_with_two_inputs_says_what_is_missing(made):
+    """Keras 3 does not build it, and so has no weights for the file's."""
+    with pytest.raises(ValueError, match="Layer count mismatch"):
+        keras.models.load_model(made / "sequential.h5", compile=False)
+    layers = [addons.MultiHeadAttention(4, 2), keras.layers.BatchNormalization()]
+    model = keras.Sequential([*layers, keras.layers.Dense(2)])
+    inputs = [draw(2, 3, 7), draw(2, 5, 11)]
+    model(inputs)
+    addons.load_weights(model, made / "sequential.h5")
+    old = tf_keras.models.load_model(made / "sequential.h5", compile=False)
+    np.testing.assert_allclose(model(inputs), old(inputs), **WIDE)
+
+
+def test_every_registered_name_is_brought_over_or_says_what_to_do():
+    theirs = {
+        name
+        for name, thing in tf_keras.utils.get_custom_objects().items()
+        if name.startswith("Addons>") and "callbacks" not in thing.__module__
+    }
+    ours = {
+        each for each in keras.saving.get_custom_objects() if each.startswith("Addons>")
+    }
+    assert len(theirs) > 70
+    seq2seq = {"Luong", "Bahdanau", "LuongMonotonic", "BahdanauMonotonic"}
+    assert ours - theirs == {f"Addons>{name}Attention" for name in seq2seq}
+    assert theirs - ours == set()
+
+
+def test_tensorflow_addons_goes_on_as_before(made):
+    assert addons.import_tfa() is tfa
+    model = tf_keras.models.load_model(made / "sequential.h5", compile=False)
+    kinds = [type(layer) for layer in model.layers]
+    assert tfa.layers.MultiHeadAttention in kinds
+    assert addons.MultiHeadAttention not in kinds
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_live_layers_are_converted(policy, bias):
+    case = addons_cases.Case(
+        3, 4, output_size=addons_cases.WIDTHS[0], use_projection_bias=bias
+    )
+    tf_keras.mixed_precision.set_global_policy(policy)
+    layer = tfa.layers.MultiHeadAttention(
+        **{**case.config(), "dropout": 0.25}, kernel_regularizer="l2", name="attend"
+    )
+    tf_keras.mixed_precision.set_global_policy("float32")
+    layer.build([each.shape for each in case.inputs()])
+    layer.set_weights(case.weights())
+    new = addons.convert(layer)
+    query, key, value = case.inputs()
+    want, want_weights = layer([query, key, value])
+    got, weights = new(query, value, key, return_attention_scores=True)
+    rounding = WIDE if policy == "float32" else {"rtol": 0, "atol": 3e-2}
+    np.testing.assert_allclose(got, want, **rounding)
+    np.testing.assert_allclose(weights, want_weights, **rounding)
+    assert (new.name, new.dropout, new.dtype_policy.name) == ("attend", 0.25, policy)
+    assert isinstance(new.kernel_regularizer, keras.regularizers.L2)
+    np.testing.assert_allclose(sum(new.losses), tf.add_n(layer.losses), rtol=1e-3)
+
+
+def test_a_live_layer_becomes_self_attention():
+    layer = tfa.layers.MultiHeadAttention(4, 2, return_attn_coef=True)
+    x = draw(2, 3, 7)
+    mask = np.tri(3, dtype="float32")
+    want, want_weights = layer([x, x], mask=mask)
+    new = addons.convert(layer, to=keras_sam.SelfAttention)
+    got, weights = new(x, attention_mask=mask[None] > 0, return_attention_scores=True)
+    np.testing.assert_allclose(got, want, **WIDE)
+    np.testing.assert_allclose(weights, want_weights, **WIDE)
+
+
+def test_a_subclass_is_converted_and_other_layers_are_refused():
+    class Mine(tfa.layers.MultiHeadAttention):
+        pass
+
+    layer = Mine(4, 2)
+    x = draw(2, 3, 7)
+    want = layer([x, x])
+    np.testing.assert_allclose(addons.convert(layer)(x, x), want, **WIDE)
+    with pytest.raises(ValueError, match=r"of type Maxout"):
+        addons.convert(tfa.layers.Maxout(2))
+    with pytest.raises(ValueError, match=r"called once"):
+        addons.convert(tfa.layers.MultiHeadAttention(4, 2))
+
+
+MECHANISMS = {
+    "luong": lambda memory: tfa.seq2seq.LuongAttention(7, memory),
+    "luong, scaled": lambda memory: tfa.seq2seq.LuongAttention(7, memory, scale=True),
+    "bahdanau": lambda memory: tfa.seq2seq.BahdanauAttention(13, memory),
+    "bahdanau, normalized": lambda memory: tfa.seq2seq.BahdanauAttention(
+        13, memory, normalize=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_mechanisms_become_scores(name):
+    query, memory = draw(2, 7), draw(2, 5, 11)
+    mechanism = MECHANISMS[name](tf.constant(memory))
+    state = tf.zeros((2, 5))
+    mechanism([query, state])  # makes the weights
+    drawn = [draw(*each.shape, seed=4) for each in mechanism.get_weights()]
+    mechanism.set_weights(drawn)
+    mechanism(tf.constant(memory), setup_memory=True)  # its keys are made of its weights
+    alignments, _ = mechanism([query, state])
+
+    score = addons.convert(mechanism)
+    scores = score(query[:, None], memory)
+    expected = keras_sam.scores.Bilinear if "luong" in name else keras_sam.scores.Additive
+    assert type(score) is expected
+    np.testing.assert_allclose(keras.ops.softmax(scores)[:, 0], alignments, **WIDE)
+    # The softmax hides what is added to all; the probability function sees the scores.
+    mechanism.probability_fn = lambda score, state: score
+    np.testing.assert_allclose(scores[:, 0], mechanism([query, state])[0], **WIDE)
+
+
+@pytest.mark.parametrize("name", ["LuongAttention", "BahdanauAttention"])
+def test_mechanisms_that_do_not_map_are_refused(name):
+    memory, make = tf.constant(draw(2, 5, 7)), getattr(tfa.seq2seq, name)
+
+    def called(mechanism):
+        mechanism([draw(2, 7), tf.zeros((2, 5))])
+        return mechanism
+
+    with pytest.raises(ValueError, match='`probability_fn` must be "softmax"'):
+        addons.convert(called(make(7, memory, probability_fn="hardmax")))
+    biased = tf_keras.layers.Dense(7, name="biased")
+    with pytest.raises(ValueError, match=r"must be `Dense` without bias .* 'biased'"):
+        addons.convert(called(make(7, memory, memory_layer=biased)))
+    monotonic = getattr(tfa.seq2seq, name.replace("Attention", "MonotonicAttention"))
+    with pytest.raises(ValueError, match="nothing else of TensorFlow Addons maps"):
+        addons.convert(called(monotonic(7, memory)))
+
+
+def test_configurations_of_live_mechanisms_are_scores():
+    memory = tf.constant(draw(2, 5, 11))
+    for mechanism in (make(memory) for make in MECHANISMS.values()):
+        name = f"Addons>{type(mechanism).__name__}"
+        config = {"class_name": name, "config": mechanism.get_config()}
+        score = keras_sam.scores.deserialize(config)
+        assert score(draw(2, 3, 7), memory).shape == (2, 3, 5)
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+@pytest.mark.parametrize("scale", [0.1, 1, 10])
+def test_sparsemax_and_its_gradient(axis, scale):
+    x = tf.constant(scale * draw(3, 5, 7))
+    upstream = draw(3, 5, 7, seed=1)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        want = tfa.activations.sparsemax(x, axis=axis)
+        got = addons.activations.sparsemax(x, axis=axis)
+        sums = [tf.reduce_sum(each * upstream) for each in (want, got)]
+    np.testing.assert_allclose(got, want, **WIDE)
+    wanted, gradient = (tape.gradient(each, x) for each in sums)
+    np.testing.assert_allclose(gradient, wanted, **WIDE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gelu",
+        "hardshrink",
+        "lisht",
+        "mish",
+        "snake",
+        "softshrink",
+        "sparsemax",
+        "tanhshrink",
+    ],
+)
+def test_activations(name, dtype):
+    x = tf.cast(draw(3, 5), dtype)
+    got = getattr(addons.activations, name)(x)
+    want = getattr(tfa.activations, name)(x)
+    assert got.dtype == want.dtype
+    np.testing.assert_allclose(got, want, atol=1e-6 if dtype == "float32" else 4e-3)
