@@ -182,7 +182,7 @@ def test_pictures_of_places_stand_beside_the_matrix(tmp_path):
     weights = maps["attention"].numpy()[0, 0]
     places = weights.mean(0).reshape(2, 3)
     heat_maps = [_heatmaps.HeatMap(weights, "head 0"), _heatmaps.HeatMap(places, "mean")]
-    codes, corners = _heatmaps.page([heat_maps], KINDS["self"].axes + ", mean: of the rows")
+    codes, corners = _heatmaps.page([heat_maps], KINDS["self"].axes + ", mean: of rows")
     pixels = Log(tmp_path).picture("attention/attention/image", 0)
     assert pixels.shape[:2] == codes.shape
     assert len(corners) == 2

@@ -130,7 +130,7 @@ def page(panels, note):
     drawn = [[(m.title, *draw(m)) for m in heat_maps] for heat_maps in panels]
     widths = [sum(codes.shape[1] + _GAP for _, codes, _ in maps) for maps in drawn]
     # TensorBoard shows pictures in cards of 340 pixels: wide ones need larger letters.
-    scale = min(4, max(2, round(columns * max(widths) / 300)))
+    scale = min(4, max(2, round(columns * max(widths) / 260)))
     blocks = [_panel(maps, scale) for maps in drawn]
     height = max(codes.shape[0] for codes, _ in blocks) + 2 * _GAP
     width = max(codes.shape[1] for codes, _ in blocks) + 2 * _GAP

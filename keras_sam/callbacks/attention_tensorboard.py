@@ -248,7 +248,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         pictures = []
         for example in range(min(self.max_examples, len(weights))):
             panels = kind.panels(weights[example], allowed[example], details)
-            axes = kind.axes + (", mean: of the rows" if len(panels[0]) > 1 else "")
+            axes = kind.axes + (", mean: of rows" if len(panels[0]) > 1 else "")
             codes, _ = _heatmaps.page(panels, axes)
             pictures.append(_heatmaps.encode_png(codes))
         step = _heatmaps.pooling(panels[0][0].values.shape)
