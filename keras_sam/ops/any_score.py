@@ -16,81 +16,45 @@ from keras_sam.ops.slabs import Problem
 NAMES = ("query", "key", "value", "bias")
 
 
-def attend(query, key, value, bias, operands, constants, compare, normalizer, options):
-    """Returns `normalizer(compare(operands, query, key) + bias) @ value`.
-
-    Args:
-        query: Float tensor `(B, H, T, D)`.
-        key: Float tensor `(B, H, S, D)`.
-        value: Float tensor `(B, H, S, Dv)`.
-        bias: Float tensor `(B or 1, H or 1, T or 1, S or 1)`, or None.
-        operands: A tuple of float tensors.
-        constants: As in `dot_softmax.attend`.
-        compare: A function `(operands, query, key) -> (B, H, T, S)`.
-        normalizer: A function of float32 scores that works on the last axis.
-        options: `slabs.Options`.
-
-    Returns:
-        The output, `(B, H, T, Dv)`.
-    """
-    forward, backward = _passes(compare, normalizer, options)
-
-    @ops.custom_gradient
-    def run(*inputs):
-        # Or an eager TensorFlow differentiates the kernels all the same.
-        inputs = [ops.stop_gradient(tensor) for tensor in inputs]
-        tensors = {"first_head": 0, **constants, **_by_name(inputs, bias)}
-
-        def gradient(*args, upstream=None):
-            if upstream is None:
-                (upstream,) = args
-            return backward(tensors, upstream)
-
-        return forward(tensors), gradient
-
-    biases = () if bias is None else (bias,)
-    return run(query, key, value, *biases, *operands)
-
-
-def _by_name(inputs, bias):
-    """Names the inputs of `run`; the operands come last."""
-    names = NAMES if bias is not None else NAMES[:-1]
-    named = dict(zip(names, inputs, strict=False))
-    return {"bias": None, **named, "operands": tuple(inputs[len(names) :])}
-
-
 @functools.lru_cache(maxsize=64)
-def _passes(compare, normalizer, options):
-    """The forward and the backward pass, compiled once for all layers."""
+def passes(compare, normalizer, options):
+    """The forward and the backward pass, compiled once for all layers.
+
+    See `blockwise.run`. Nothing is kept of a row.
+    """
     static = {"compare": compare, "normalizer": normalizer, "options": options}
     forward = compiled(functools.partial(_forward, **static))
     backward = compiled(functools.partial(_backward, **static))
     return graph(forward), graph(backward)
 
 
+def _operands(tensors):
+    return tuple(x for name, x in tensors.items() if name.startswith("operand"))
+
+
 def _forward(tensors, compare, normalizer, options):
-    """Returns the output `(B, H, T, Dv)`."""
-    problem = Problem(tensors, options, together=True)
+    problem = Problem({**tensors, "first_head": 0}, options, together=True)
 
     def one_slab(slab, key, value, carry):
-        inputs = _inputs(problem, slab, key, value, tensors["operands"])
+        inputs = _inputs(problem, slab, key, value, _operands(tensors))
         output = _attend_slab(inputs, problem, slab, compare, normalizer)
         return {"output": slab.put_rows(carry["output"], output)}, {}
 
     carry = {"output": problem.empty(tensors["value"])}
-    return problem.cut(problem.for_each_slab(one_slab, carry)["output"])
+    output = problem.cut(problem.for_each_slab(one_slab, carry)["output"])
+    return output, ops.zeros_like(tensors["query"][..., :1])
 
 
-def _backward(tensors, upstream, compare, normalizer, options):
-    """Returns the gradients of query, key, value, bias (if any), and the operands."""
-    problem = Problem(tensors, options, together=True)
-    upstream = problem.pad(upstream)
+def _backward(tensors, compare, normalizer, options):
+    problem = Problem({**tensors, "first_head": 0}, options, together=True)
+    upstream = problem.pad(tensors["upstream"])
+    all_operands = _operands(tensors)
 
     def one_slab(slab, key, value, carry):
         def attend_slab(inputs):
             return _attend_slab(inputs, problem, slab, compare, normalizer)
 
-        inputs = _inputs(problem, slab, key, value, tensors["operands"])
+        inputs = _inputs(problem, slab, key, value, all_operands)
         parts = vjp(attend_slab, inputs, slab.of_rows(upstream))
         operands = zip(carry["operands"], parts["operands"], strict=True)
         carry = {
@@ -104,16 +68,17 @@ def _backward(tensors, upstream, compare, normalizer, options):
 
     carry = {name: getattr(problem, name) for name in NAMES}
     carry = {n: ops.zeros_like(x) for n, x in carry.items() if x is not None}
-    carry["operands"] = tuple(map(ops.zeros_like, tensors["operands"]))
+    carry["operands"] = tuple(map(ops.zeros_like, all_operands))
     carry = problem.for_each_slab(one_slab, carry)
-    gradients = [
-        problem.cut(carry["query"]),
-        ops.swapaxes(carry["key"], 2, 3),
-        ops.swapaxes(carry["value"], 2, 3),
-    ]
+    gradients = {
+        "query": problem.cut(carry["query"]),
+        "key": ops.swapaxes(carry["key"], 2, 3),
+        "value": ops.swapaxes(carry["value"], 2, 3),
+    }
     if "bias" in carry:
-        gradients.append(problem.cut(carry["bias"]))
-    return (*gradients, *carry["operands"])
+        gradients["bias"] = problem.cut(carry["bias"])
+    operands = enumerate(carry["operands"])
+    return {**gradients, **{f"operand{i}": part for i, part in operands}}
 
 
 def _inputs(problem, slab, key, value, operands):

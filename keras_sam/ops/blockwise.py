@@ -3,22 +3,22 @@
 Here it is decided how: all rows at once or slab by slab, and with which kernel.
 """
 
-import dataclasses
 import functools
 import math
 
 import keras
 from keras import ops
 
-from keras_sam.ops import any_score, attention, dot_softmax
-from keras_sam.ops.compiled import compiled, runs_eagerly, vjp
-from keras_sam.ops.keep import keep
+from keras_sam.ops import all_rows, any_score, dot_softmax
+from keras_sam.ops.compiled import runs_eagerly
 from keras_sam.ops.slabs import Options
 
-# Up to so many weights (4 MiB of float32), all at once is faster than slab by slab.
+# Up to so many weights (4 MiB of float32) nothing is gained by slabs.
 FEW_WEIGHTS = 2**20
-# The rows of a slab.
-BLOCK_SIZE = 256
+# Dot products and softmax are fastest with so many rows, measured from 64 to 1024.
+DOT_SOFTMAX_ROWS = 256
+# Anything else has so many pairs of a row and a key in a slab: 2 MiB of float32.
+PAIRS = 2**19
 
 
 def attend_blockwise(
@@ -81,103 +81,118 @@ def attend_blockwise(
     query, key, value = (ops.cast(x, wide) for x in (query, key, value))
     operands = tuple(ops.cast(x, wide) for x in operands)
     bias = None if bias is None else ops.cast(bias, wide)
+    inputs = {"query": query, "key": key, "value": value, "bias": bias}
+    inputs |= {f"operand{i}": tensor for i, tensor in enumerate(operands)}
     constants = {
         "mask": None if mask is None else ops.cast(mask, "bool"),
         "key_mask": None if key_mask is None else ops.cast(key_mask, "bool"),
         "seed": seed.next() if dropout else None,
     }
-    inputs = query, key, value, bias, operands, constants
-    strategy = compare, normalizer, temperature
+    if compare is None and normalizer is None and temperature != 1:
+        inputs["query"] = query / temperature
+        inputs["bias"] = None if bias is None else bias / temperature
+        temperature = 1.0
     options = Options(block_size, causal, sliding_window, dropout)
-    if block_size != "auto":
-        output = in_slabs(inputs, strategy, options)
-    else:
-        output = as_sizes_advise(inputs, strategy, options)
-    output = ops.cast(output, given)
+    shape = (*ops.shape(query)[:3], ops.shape(key)[2])
+    passes = choose_passes(shape, compare, normalizer, temperature, options)
+    output = ops.cast(run(passes, inputs, constants), given)
     if query_mask is None:
         return output
     return ops.where(query_mask[:, None, :, None], output, ops.zeros_like(output))
 
 
-def as_sizes_advise(inputs, strategy, options):
-    """Attends with all rows at once where there are few weights, else in slabs."""
-    query, key = inputs[:2]
-    shape = (*query.shape[:3], key.shape[2])
-    slabs = dataclasses.replace(options, block_size=BLOCK_SIZE)
-    if None not in shape:
-        if not are_few(shape):
-            return in_slabs(inputs, strategy, slabs)
-        return all_rows(inputs, strategy, options, compile=not runs_eagerly())
-    # Found out when it runs. Few rows at once need no compiler, which would have to
-    # compile them anew for each length that a batch of short sequences may have.
-    return either(
-        are_few((*ops.shape(query)[:3], ops.shape(key)[2])),
-        functools.partial(all_rows, strategy=strategy, options=options, compile=False),
-        functools.partial(in_slabs, strategy=strategy, options=slabs),
-        inputs,
-    )
+def run(passes, inputs, constants):
+    """Runs a forward pass whose gradient is the backward pass.
 
-
-def either(condition, attend, otherwise, inputs):
-    """Attends in one of two ways, and differentiates no more than the one taken.
-
-    TensorFlow would keep what the gradients of both need.
+    Args:
+        passes: The two functions. `forward(tensors)` returns the output and something
+            about each row to keep, `(B, H, T, 1)`. `backward(tensors)`, which is given
+            both too and `upstream`, returns a dictionary of gradients.
+        inputs: A dictionary of float tensors or None.
+        constants: A dictionary of tensors that have no gradient, or None.
     """
-    *differentiable, constants = inputs
-    given = [x for x in keras.tree.flatten(differentiable) if x is not None]
-
-    def choose(use):
-        return ops.cond(condition, lambda: use(attend), lambda: use(otherwise))
+    forward, backward = passes
+    names = [name for name, tensor in inputs.items() if tensor is not None]
 
     @ops.custom_gradient
-    def run(*tensors):
-        tensors = [ops.stop_gradient(tensor) for tensor in tensors]
-
-        def output(attend, tensors=tensors):
-            tensors = iter(tensors)
-            packed = keras.tree.map_structure(
-                lambda x: None if x is None else next(tensors), differentiable
-            )
-            return attend((*packed, constants))
+    def attend(*tensors):
+        # Or an eager TensorFlow differentiates the passes all the same.
+        tensors = map(ops.stop_gradient, tensors)
+        given = {**inputs, **constants, **dict(zip(names, tensors, strict=True))}
+        output, kept = forward(given)
 
         def gradient(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            return choose(
-                lambda way: vjp(functools.partial(output, way), tensors, upstream)
+            more = {"output": output, "kept": kept, "upstream": upstream}
+            gradients = backward({**given, **more})
+            return tuple(gradients[name] for name in names)
+
+        return output, gradient
+
+    return attend(*(inputs[name] for name in names))
+
+
+def choose_passes(shape, compare, normalizer, temperature, options):
+    """Chooses the forward and the backward pass.
+
+    Args:
+        shape: The shape `(B, H, T, S)` of the weights. Sizes are integer tensors where
+            they are not known yet.
+        compare: See `attend_blockwise`.
+        normalizer: See `attend_blockwise`.
+        temperature: See `attend_blockwise`.
+        options: `Options`, whose block size may be `"auto"`.
+    """
+    by_name = compare or dot_product, normalizer or softmax(temperature)
+    lengths_are_known = all(isinstance(size, int) for size in shape[1:])
+    rows = options.block_size
+    if compare is None and normalizer is None:
+        rows = DOT_SOFTMAX_ROWS if rows == "auto" else rows
+        in_slabs = dot_softmax.passes(options.with_rows(rows))
+    else:
+        rows = rows_of_pairs(shape) if rows == "auto" else rows
+        in_slabs = any_score.passes(*by_name, options.with_rows(rows))
+    if options.block_size != "auto":
+        return in_slabs
+    at_once = all_rows.passes(*by_name, options.with_rows(None))
+    if runs_eagerly():
+        # Calls are of many lengths, and compiling takes a second for each.
+        return at_once if math.prod(shape) <= FEW_WEIGHTS else in_slabs
+    if lengths_are_known:
+        return in_slabs
+    return either(at_once, in_slabs)
+
+
+def either(at_once, in_slabs):
+    """Chooses when it runs, where the lengths are unknown before.
+
+    Few rows at once need no compiler, which would have to compile them anew for each
+    length that a batch of short sequences may have.
+    """
+
+    def choose(index):
+        def chosen(tensors):
+            query, key = tensors["query"], tensors["key"]
+            weights = math.prod((*ops.shape(query)[:3], ops.shape(key)[2]))
+            return ops.cond(
+                weights <= FEW_WEIGHTS,
+                lambda: at_once[index](tensors),
+                lambda: in_slabs[index](tensors),
             )
 
-        return choose(output), gradient
+        return chosen
 
-    return run(*given)
-
-
-def are_few(shape):
-    """Whether weights `(B, H, T, S)` are so few that all at once is faster."""
-    return math.prod(shape) <= FEW_WEIGHTS
+    return choose(0), choose(1)
 
 
-def in_slabs(inputs, strategy, options):
-    """Attends slab by slab, with the kernel that fits."""
-    query, key, value, bias, _, constants = inputs
-    compare, normalizer, temperature = strategy
-    if compare is not None or normalizer is not None:
-        return any_score.attend(*inputs, *_functions(strategy), options)
-    if temperature != 1:
-        query = query / temperature
-        bias = None if bias is None else bias / temperature
-    return dot_softmax.attend(query, key, value, bias, constants, options)
-
-
-def all_rows(inputs, strategy, options, compile):
-    """Attends with all rows at once, as it is best for short sequences."""
-    return _all_rows(*_functions(strategy), options, compile)(*inputs)
-
-
-def _functions(strategy):
-    """The functions that compare and normalize."""
-    compare, normalizer, temperature = strategy
-    return compare or dot_product, normalizer or softmax(temperature)
+def rows_of_pairs(shape):
+    """How many rows of `PAIRS` weights there are; unknown sizes count as usual ones."""
+    batch, heads, _, keys = (
+        size if isinstance(size, int) else usual
+        for size, usual in zip(shape, (8, 8, 1024, 1024), strict=True)
+    )
+    return min(max(PAIRS // (batch * heads * keys), 8), 1024)
 
 
 def dot_product(operands, query, key):
@@ -196,31 +211,3 @@ def softmax(temperature):
         return weights / ops.sum(weights, axis=-1, keepdims=True)
 
     return normalize
-
-
-@functools.lru_cache(maxsize=64)
-def _all_rows(compare, normalizer, options, compile):
-    """The function of `all_rows`, one for all layers."""
-
-    def attend(query, key, value, bias, operands, constants):
-        def drop(weights):
-            batch, heads, rows, keys = map(ops.arange, ops.shape(weights))
-            seed, rate = constants["seed"], options.dropout
-            return weights * keep(seed, batch[:, None], heads, rows, keys, rate)
-
-        output, _ = attention.attend(
-            query,
-            key,
-            value,
-            compare=functools.partial(compare, operands),
-            normalizer=normalizer,
-            mask=constants["mask"],
-            key_mask=constants["key_mask"],
-            bias=bias,
-            causal=options.causal,
-            sliding_window=options.sliding_window,
-            dropout=drop if options.dropout else None,
-        )
-        return output
-
-    return compiled(attend) if compile else attend

@@ -35,9 +35,10 @@ def graph(fn):
 
 
 def runs_eagerly():
-    """Whether TensorFlow runs each operation as it comes, outside of any function."""
-    if keras.backend.backend() != "tensorflow":
-        return False
+    """Whether each operation runs as it comes, outside of any compiled function."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        return backend == "torch"
     import tensorflow as tf
 
     return tf.executing_eagerly()

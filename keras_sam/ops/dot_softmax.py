@@ -28,48 +28,12 @@ from keras_sam.ops.compiled import compiled, graph, shares
 from keras_sam.ops.slabs import FEW_PAIRS, Problem
 
 
-def attend(query, key, value, bias, constants, options):
-    """Returns `softmax(query @ key^T + bias) @ value`.
-
-    Args:
-        query: Float tensor `(B, H, T, D)`.
-        key: Float tensor `(B, H, S, D)`.
-        value: Float tensor `(B, H, S, Dv)`.
-        bias: Float tensor `(B or 1, H or 1, T or 1, S or 1)`, or None.
-        constants: A dictionary of tensors that have no gradient, or None: `mask`,
-            boolean `(B or 1, H or 1, T or 1, S or 1)`; `key_mask`, boolean `(B, S)`;
-            `seed`, integer `(2,)`.
-        options: `slabs.Options`.
-
-    Returns:
-        The output, `(B, H, T, Dv)`.
-    """
-    forward, backward = _passes(options)
-
-    @ops.custom_gradient
-    def run(*inputs):
-        # Or an eager TensorFlow differentiates the kernels all the same.
-        inputs = (ops.stop_gradient(tensor) for tensor in inputs)
-        inputs = dict(zip(("query", "key", "value", "bias"), inputs, strict=False))
-        inputs = {"bias": None, **inputs, **constants}
-        output, log_sums = forward(inputs)
-
-        def gradient(*args, upstream=None):
-            if upstream is None:
-                (upstream,) = args
-            kept = {"output": output, "log_sums": log_sums, "upstream": upstream}
-            return backward({**inputs, **kept})
-
-        return output, gradient
-
-    if bias is None:
-        return run(query, key, value)
-    return run(query, key, value, bias)
-
-
 @functools.lru_cache(maxsize=64)
-def _passes(options):
-    """The forward and the backward pass, compiled once for all layers."""
+def passes(options):
+    """The forward and the backward pass, compiled once for all layers.
+
+    See `blockwise.run`. What is kept of each row is the logarithm of its sum.
+    """
     forward = compiled(functools.partial(_forward, options=options))
     backward = compiled(functools.partial(_backward, options=options))
 
@@ -79,12 +43,12 @@ def _passes(options):
 
     def share_backward(tensors):
         outputs = [backward(share) for share in _shares_of_heads(tensors)]
-        gradients = tuple(_join(outputs, i) for i in range(3))
+        gradients = {name: _join(outputs, name) for name in ("query", "key", "value")}
         if tensors["bias"] is None:
             return gradients
         if tensors["bias"].shape[1] == 1:
-            return (*gradients, sum(output[3] for output in outputs))
-        return (*gradients, _join(outputs, 3))
+            return {**gradients, "bias": sum(output["bias"] for output in outputs)}
+        return {**gradients, "bias": _join(outputs, "bias")}
 
     return graph(share_forward), graph(share_backward)
 
@@ -155,7 +119,7 @@ def _backward(tensors, options):
     upstream = tensors["upstream"]
     delta = ops.sum(upstream * tensors["output"], axis=-1, keepdims=True)
     upstream, delta = problem.pad(upstream), problem.pad(delta)
-    log_sums = problem.pad(tensors["log_sums"])
+    log_sums = problem.pad(tensors["kept"])
 
     def one_slab(slab, key, value, carry):
         query, d_output = slab.of_rows(problem.query), slab.of_rows(upstream)
@@ -179,8 +143,14 @@ def _backward(tensors, options):
     carry = {name: getattr(problem, name) for name in ("query", "key", "value", "bias")}
     carry = {n: ops.zeros_like(x) for n, x in carry.items() if x is not None}
     carry = problem.for_each_slab(one_slab, carry)
-    gradients = problem.cut(carry["query"]), _turn(carry["key"]), _turn(carry["value"])
-    return (*gradients, problem.cut(carry["bias"])) if "bias" in carry else gradients
+    gradients = {
+        "query": problem.cut(carry["query"]),
+        "key": _turn(carry["key"]),
+        "value": _turn(carry["value"]),
+    }
+    if "bias" not in carry:
+        return gradients
+    return {**gradients, "bias": problem.cut(carry["bias"])}
 
 
 def _scores(problem, slab, query, key):

@@ -20,10 +20,14 @@ FEW_PAIRS = 2**18
 class Options:
     """What is compiled in: kernels with equal options are compiled once."""
 
-    block_size: int = 256
+    block_size: int | str | None = "auto"
     causal: bool = False
     sliding_window: int | None = None
     dropout: float = 0.0
+
+    def with_rows(self, block_size):
+        """The same options, for slabs of so many rows."""
+        return dataclasses.replace(self, block_size=block_size)
 
 
 @dataclasses.dataclass(frozen=True)

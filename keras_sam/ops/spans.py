@@ -24,8 +24,8 @@ from keras import ops
 
 # Causal rows come in so many groups at most: the work is 1/2 + 1/(2 groups) of all.
 CAUSAL_GROUPS = 8
-# For fewer rows than this a group does not pay for its compilation.
-ROWS_PER_GROUP = 256
+# A group takes a second to compile, which pays where it has at least so many rows.
+ROWS_PER_GROUP = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +57,9 @@ def plan(query_length, key_length, block_size, causal=False, sliding_window=None
     """
     groups = 1
     if causal and sliding_window is None:
-        groups = CAUSAL_GROUPS
+        groups = CAUSAL_GROUPS // 2  # where the length is unknown
         if isinstance(query_length, int):
-            few = -(-query_length // ROWS_PER_GROUP)
-            groups = min(groups, few)
+            groups = min(max(query_length // ROWS_PER_GROUP, 1), CAUSAL_GROUPS)
     count = _ceil(query_length, groups * block_size)  # slabs of a group
     rows = _round_up(_ceil(query_length, groups * count), 8)
     slabs = groups * count
