@@ -53,6 +53,11 @@ def randomize(layer):
     return layer
 
 
+def label(value):
+    """The name of a value in a test's name: the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
 @contextlib.contextmanager
 def refused(*messages):
     """Expects a `ValueError` that contains all `messages`."""

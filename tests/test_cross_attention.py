@@ -9,6 +9,7 @@ from common import (
     SCORES,
     assert_within,
     attention_oracle,
+    label,
     numpy,
     random,
     randomize,
@@ -109,7 +110,7 @@ def test_masks_and_biases(name, key):
         {"causal": True, "sliding_window": 2, "block_size": 2},
         {"block_size": 3, "score": "cosine", "normalizer": "sigmoid"},
     ],
-    ids=repr,
+    ids=label,
 )
 def test_arguments(arguments):
     check(built(**arguments))

@@ -12,6 +12,7 @@ from common import (
     assert_within,
     attention_oracle,
     dtype_of,
+    label,
     numpy,
     random,
     randomize,
@@ -124,7 +125,7 @@ def test_masks_and_biases(name, positions):
         {"block_size": 2, "score": "additive", "causal": True},
         {"block_size": 3, "normalizer": "sparsemax", "sliding_window": 2},
     ],
-    ids=repr,
+    ids=label,
 )
 def test_arguments(arguments):
     check(built(**arguments))
@@ -473,7 +474,7 @@ WRONG_ARGUMENTS = {
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [(message, case) for message, cases in WRONG_ARGUMENTS.items() for case in cases],
-    ids=lambda value: repr(value) if isinstance(value, dict) else "",
+    ids=lambda value: label(value) if isinstance(value, dict) else "",
 )
 def test_wrong_arguments(message, arguments):
     with refused(message):

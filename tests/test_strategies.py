@@ -6,7 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from common import NORMALIZERS, SCORES, numpy, random, refused
+from common import NORMALIZERS, SCORES, label, numpy, random, refused
 from keras import ops
 
 from keras_sam import SelfAttention, normalizers, scores
@@ -119,7 +119,7 @@ class Plain:
         Sparsemax(),
         Entmax(alpha=1.2),
     ],
-    ids=repr,
+    ids=label,
 )
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_normalizers_are_saved_with_their_arguments(normalizer, suffix, reload):
