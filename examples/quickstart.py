@@ -45,8 +45,9 @@ def build(mix):
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(width, kernel_size=2, strides=2)(inputs)
     # A bias for every place: without it, attention would not know where a patch is.
+    spread = keras.initializers.RandomNormal(stddev=0.3)
     x = layers.EinsumDense(
-        "bhwc,cd->bhwd", (4, 4, width), bias_axes="hwd", bias_initializer="random_normal"
+        "bhwc,cd->bhwd", (4, 4, width), bias_axes="hwd", bias_initializer=spread
     )(x)
     for block in (1, 2):
         mixed = mix(f"mix_{block}")(layers.LayerNormalization()(x))

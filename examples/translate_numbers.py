@@ -25,7 +25,7 @@ parser.add_argument("--quick", action="store_true", help="numbers below 1,000, f
 parser.add_argument("--output", default="runs/translate_numbers", help="where to write")
 parser.add_argument("--epochs", type=int, help="how often to see the training numbers")
 options = parser.parse_args()
-limit, training, epochs = (1_000, 800, 6) if options.quick else (10_000, 6_000, 8)
+limit, training, epochs = (1_000, 800, 6) if options.quick else (10_000, 6_000, 6)
 epochs = options.epochs or epochs
 width = 64
 keras.utils.set_random_seed(0)
@@ -104,8 +104,11 @@ model = keras.Model([source, target], logits)
 # is the step that writes letter i, so the rows carry the letters of the answer.
 
 examples = [23, 47, 586] if options.quick else [23, 4_731, 9_586]
+batch_size = 32 if options.quick else 64
+# The rate falls to zero; with clipping, one bad batch does not undo what was learned.
+rate = keras.optimizers.schedules.CosineDecay(3e-3, epochs * -(-training // batch_size))
 model.compile(
-    keras.optimizers.Adam(3e-3),
+    keras.optimizers.Adam(rate, clipnorm=1.0),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=PADDING),
 )
 watch_alignment = AttentionTensorBoard(
@@ -121,7 +124,7 @@ started = time.perf_counter()
 model.fit(
     [sources[seen], written[seen]],
     targets[seen],
-    batch_size=32 if options.quick else 64,
+    batch_size=batch_size,
     epochs=epochs,
     callbacks=[keras.callbacks.TensorBoard(options.output), watch_alignment],
 )
@@ -134,8 +137,8 @@ def translate(sources):
     written[:, 0] = STOP
     writing = np.full(len(sources), True)
     for step in range(targets.shape[1]):
-        logits = model.predict_on_batch([sources[writing], written[writing, :-1]])
-        written[writing, step + 1] = logits[:, step].argmax(-1)
+        logits = model.predict_on_batch([sources, written[:, :-1]])
+        written[writing, step + 1] = logits[writing, step].argmax(-1)
         writing &= written[:, step + 1] != STOP
         if not writing.any():
             break
