@@ -169,7 +169,7 @@ def test_round_trip_and_training(name, tmp_path):
     model.compile("adam", "mse")
     draw = np.random.default_rng(0).standard_normal
     inputs = [draw((4, 3, 4)), draw((4, 5, 6)), np.tri(3, 5) + np.zeros((4, 1, 1))]
-    before = model.get_weights()
+    before = [each.copy() for each in model.get_weights()]
     model.fit(inputs, draw((4, 3, 2)), epochs=1, verbose=0)
     assert all((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
     model.save(tmp_path / name)
@@ -249,7 +249,7 @@ def test_refuses_one_tensor_and_the_masks_of_its_inputs():
 def test_weights_of_another_shape_leave_the_layer_as_it_was():
     layer = addons.MultiHeadAttention(4, 2)
     layer.build([(None, 3, 4)] * 2)
-    before = layer.get_weights()
+    before = [each.copy() for each in layer.get_weights()]
     with pytest.raises(ValueError, match="shape"):
         layer.set_weights([*before[:4], np.zeros(9)])
     for old, new in zip(before, layer.get_weights(), strict=True):

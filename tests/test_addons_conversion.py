@@ -63,7 +63,7 @@ def test_conversion_keeps_the_rest_and_the_layer(tmp_path):
         dtype="bfloat16",
     )
     layer.trainable = False
-    before = layer.get_weights()
+    before = [each.copy() for each in layer.get_weights()]
     new = addons.convert(layer)
     assert (new.name, new.dropout, new.dtype_policy.name) == ("attend", 0.25, "bfloat16")
     assert isinstance(new.kernel_initializer, keras.initializers.HeNormal)

@@ -7,9 +7,17 @@ import zipfile
 
 import h5py
 import keras
+import numpy as np
 
 # Parts of a checkpoint that are not weights of the model.
-_BESIDE = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter", "optimizer", "keras_api")
+_BESIDE = {
+    "_CHECKPOINTABLE_OBJECT_GRAPH",
+    "save_counter",
+    "optimizer",
+    ".OPTIMIZER_SLOT",
+    "keras_api",
+    "_random_generator",
+}
 
 
 def load_weights(model, path):
@@ -44,7 +52,8 @@ def load_weights(model, path):
         )
     path = pathlib.Path(path)
     load = _loader(path)
-    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    # Copies: what NumPy gets from PyTorch is the memory of the variable itself.
+    before = [np.array(keras.ops.convert_to_numpy(each)) for each in model.variables]
     try:
         load(model, path)
     except Exception as error:
@@ -91,7 +100,7 @@ def _load_checkpoint(model, path):
     missing = {id(variable): variable for variable in model.weights}
     for key in reader.get_variable_to_shape_map():
         attributes = key.split("/.ATTRIBUTES")[0].split("/")
-        if attributes[0] in _BESIDE or ".OPTIMIZER_SLOT" in attributes:
+        if not _BESIDE.isdisjoint(attributes):
             continue
         variable = _find(model, attributes)
         if variable is None:
