@@ -1,8 +1,6 @@
 """What the layers that weigh a feature map with itself share: shapes, masks, handing out
 the weights, and convolutions."""
 
-import functools
-
 import keras
 from keras import ops
 
@@ -10,6 +8,7 @@ from keras_sam import _initializers
 from keras_sam import _validation as check
 from keras_sam.layers._projections import fits, keras_mask
 from keras_sam.layers._sublayers import CompositeLayer
+from keras_sam.ops import gates
 from keras_sam.recording import AttentionDetails, is_recording, record
 
 _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
@@ -60,6 +59,18 @@ class Gate(CompositeLayer):
     @property
     def _channel_axis(self):
         return -1 if self.data_format == "channels_last" else 1
+
+    def _pool_and_weigh(self, inputs, variables, training, pure, **options):
+        """Runs `ops.gates.gate`, in training the one that has a gradient of its own.
+
+        That one compiles for each size, and for all layers with equal options: so not
+        where sizes are unknown, and not where `pure` is False because a layer is called
+        on the way.
+        """
+        parameters = tuple(ops.cast(variable, self.compute_dtype) for variable in variables)
+        fused = training and pure and None not in inputs.shape[1:]
+        run = gates.gate_in_training if fused else gates.gate
+        return run(inputs, parameters, pooling=self.pooling, **options)
 
     def _as_factor(self, weights):
         """Puts the channels of weights where the inputs have them."""
@@ -151,11 +162,10 @@ class ConvolutionalGate(Gate):
             )
             self.batch_norm.build((None, *grid, filters))
 
-    def _normalize_batch(self, mask, training):
-        """Batch normalization as a function of the scores, or None."""
+    def _normalize_batch(self, scores, mask, training):
         if self.batch_norm is None:
-            return None
-        return functools.partial(self.batch_norm, mask=mask, training=training)
+            return scores
+        return self.batch_norm(scores, mask=mask, training=training)
 
     def _for_each(self, name, grid):
         """One number of the argument `name` for each spatial axis."""
@@ -194,8 +204,9 @@ def _sizes(name, value):
     return sizes if isinstance(value, list | tuple) else sizes[0]
 
 
-def pooling_names(pooling, known):
+def pooling_names(pooling):
     """Returns the names of poolings as a tuple, or raises."""
+    known = gates.POOLINGS
     names = (pooling,) if isinstance(pooling, str) else pooling
     if (
         not isinstance(names, list | tuple)

@@ -7,7 +7,6 @@ from keras_sam import _initializers, normalizers
 from keras_sam import _validation as check
 from keras_sam.layers._gates import Gate, pooling_names
 from keras_sam.ops.attention import attention_weights
-from keras_sam.ops.spatial import POOLINGS, pool_places
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -86,7 +85,7 @@ class ChannelAttention(Gate):
     ):
         super().__init__(data_format=data_format, **kwargs)
         self.reduction = check.positive_integer("reduction", reduction)
-        self.pooling = pooling_names(pooling, POOLINGS)
+        self.pooling = pooling_names(pooling)
         self.normalizer = normalizers.get(normalizer)
         self.activation = keras.activations.get(activation)
         self.use_bias = check.boolean("use_bias", use_bias)
@@ -121,13 +120,37 @@ class ChannelAttention(Gate):
         return dense
 
     def _gate(self, inputs, mask, training):
-        pooled = pool_places(inputs, mask, self.pooling, self._channel_axis)  # (B, n, C)
-        scores = ops.sum(self.output_dense(self.hidden_dense(pooled)), axis=1)
-        weights = attention_weights(scores, self.normalizer)  # (B, C)
+        def weigh(maps, parameters, mask):  # (B, C, n)
+            scores = self.output_dense(self.hidden_dense(ops.swapaxes(maps, 1, 2)))
+            return attention_weights(ops.sum(scores, axis=1), self.normalizer)
+
+        denses = self.hidden_dense, self.output_dense
+        options = {"weigh": weigh}
+        pure = not isinstance(self.activation, keras.layers.Layer) and not any(
+            dense.quantization_mode for dense in denses
+        )
+        variables = []
+        if pure:
+            options = {
+                "weigh": channel_weights,
+                "activation": self.activation,
+                "normalizer": self.normalizer,
+            }
+            for dense in denses:
+                variables += [dense.kernel, dense.bias][: 1 + self.use_bias]
+        axes = range(1, len(inputs.shape))
+        outputs, weights = self._pool_and_weigh(
+            inputs,
+            variables,
+            training,
+            pure,
+            pool_mask=None if mask is None else ops.expand_dims(mask, self._channel_axis),
+            axes=tuple(axes[:-1] if self._channel_axis == -1 else axes[1:]),
+            **options,
+        )
         ones = [1] * len(self._grid(inputs.shape))
         batch, channels = ops.shape(weights)
-        weights = ops.reshape(weights, (batch, *ones, channels))
-        return ops.multiply(inputs, self._as_factor(weights)), weights
+        return outputs, ops.reshape(weights, (batch, *ones, channels))
 
     def _weights_shape(self, input_shape):
         ones = [1] * len(self._grid(input_shape))
@@ -144,3 +167,16 @@ class ChannelAttention(Gate):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
         }
+
+
+def channel_weights(maps, parameters, mask, activation, normalizer):
+    """Weighs channels by pooled maps of them, `(B, C, n)`: `weigh` of `ops.gates`."""
+    middle = len(parameters) // 2
+    hidden = activation(_dense(ops.swapaxes(maps, 1, 2), *parameters[:middle]))
+    scores = _dense(hidden, *parameters[middle:])  # (B, n, C)
+    return attention_weights(ops.sum(scores, axis=1), normalizer)
+
+
+def _dense(inputs, kernel, bias=None):
+    outputs = ops.matmul(inputs, kernel)
+    return outputs if bias is None else ops.add(outputs, bias)

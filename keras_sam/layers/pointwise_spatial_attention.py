@@ -98,9 +98,7 @@ class PointwiseSpatialAttention(ConvolutionalGate):
         axis = self._channel_axis
         maps = inputs if axis == -1 else ops.moveaxis(inputs, axis, -1)
         scores = self.convolution(masked(maps, mask))  # (B, *spatial, C)
-        finish = self._normalize_batch(mask, training)
-        if finish is not None:
-            scores = finish(scores)
+        scores = self._normalize_batch(scores, mask, training)
         weights = masked(ops.sigmoid(scores), mask)
         return ops.multiply(inputs, self._as_factor(weights)), weights
 

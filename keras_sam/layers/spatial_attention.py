@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_sam import normalizers
 from keras_sam.layers._gates import ConvolutionalGate, pooling_names
-from keras_sam.ops.spatial import POOLINGS, gate_places, gate_places_in_training
+from keras_sam.ops.spatial import place_weights
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -106,27 +106,30 @@ class SpatialAttention(ConvolutionalGate):
             kernel_regularizer=kernel_regularizer,
             **kwargs,
         )
-        self.pooling = pooling_names(pooling, POOLINGS)
+        self.pooling = pooling_names(pooling)
         self.normalizer = normalizers.get(normalizer)
 
     def build(self, input_shape):
         self._build_convolution(input_shape, channels=len(self.pooling), filters=1)
 
     def _gate(self, inputs, mask, training):
-        kernel = ops.cast(self.convolution.kernel, self.compute_dtype)
-        bias = None
-        if self.use_bias:
-            bias = ops.cast(self.convolution.bias, self.compute_dtype)
-        options = {
-            "pooling": self.pooling,
-            "normalizer": self.normalizer,
-            "dilation_rate": self.convolution.dilation_rate,
-            "channel_axis": self._channel_axis,
-        }
-        finish = self._normalize_batch(mask, training)
-        if training and finish is None and None not in inputs.shape[1:]:
-            return gate_places_in_training(inputs, kernel, bias, mask, **options)
-        return gate_places(inputs, kernel, bias, mask, finish=finish, **options)
+        def finish(scores):
+            return self._normalize_batch(scores, mask, training)
+
+        convolution, pure = self.convolution, self.batch_norm is None
+        outputs, weights = self._pool_and_weigh(
+            inputs,
+            [convolution.kernel, convolution.bias][: 1 + self.use_bias],
+            training,
+            pure,
+            mask=mask,
+            axes=(self._channel_axis % len(inputs.shape),),
+            weigh=place_weights,
+            normalizer=self.normalizer,
+            dilation_rate=convolution.dilation_rate,
+            finish=None if pure else finish,
+        )
+        return outputs, ops.expand_dims(weights, -1)
 
     def _weights_shape(self, input_shape):
         return (input_shape[0], *self._grid(input_shape), 1)
