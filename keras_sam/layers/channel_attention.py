@@ -117,40 +117,44 @@ class ChannelAttention(Gate):
             name=name,
         )
         dense.build((None, len(self.pooling), width))
+        activation = dense.activation
+        if isinstance(activation, keras.layers.Layer) and not activation.built:
+            activation.build((None, len(self.pooling), units))
         return dense
 
     def _gate(self, inputs, mask, training):
-        def weigh(maps, parameters, mask):  # (B, C, n)
-            scores = self.output_dense(self.hidden_dense(ops.swapaxes(maps, 1, 2)))
-            return attention_weights(ops.sum(scores, axis=1), self.normalizer)
-
-        denses = self.hidden_dense, self.output_dense
-        options = {"weigh": weigh}
-        pure = not isinstance(self.activation, keras.layers.Layer) and not any(
-            dense.quantization_mode for dense in denses
-        )
-        variables = []
-        if pure:
-            options = {
-                "weigh": channel_weights,
-                "activation": self.activation,
-                "normalizer": self.normalizer,
-            }
-            for dense in denses:
-                variables += [dense.kernel, dense.bias][: 1 + self.use_bias]
-        axes = range(1, len(inputs.shape))
+        spatial = tuple(range(1, len(inputs.shape)))
+        spatial = spatial[:-1] if self._channel_axis == -1 else spatial[1:]
         outputs, weights = self._pool_and_weigh(
             inputs,
-            variables,
-            training,
-            pure,
+            training=training,
             pool_mask=None if mask is None else ops.expand_dims(mask, self._channel_axis),
-            axes=tuple(axes[:-1] if self._channel_axis == -1 else axes[1:]),
-            **options,
+            axes=spatial,
+            **self._perceptron(),
         )
-        ones = [1] * len(self._grid(inputs.shape))
         batch, channels = ops.shape(weights)
-        return outputs, ops.reshape(weights, (batch, *ones, channels))
+        return outputs, ops.reshape(weights, (batch, *[1] * len(spatial), channels))
+
+    def _perceptron(self):
+        """How to weigh: by a pure function, or by layers that may be more than that."""
+        denses = self.hidden_dense, self.output_dense
+        quantized = any(dense.quantization_mode is not None for dense in denses)
+        if quantized or isinstance(self.activation, keras.layers.Layer):
+            return {"weigh": self._weigh_by_layers, "variables": (), "pure": False}
+        count = 1 + self.use_bias
+        return {
+            "weigh": channel_weights,
+            "variables": [
+                v for dense in denses for v in (dense.kernel, dense.bias)[:count]
+            ],
+            "pure": True,
+            "activation": self.activation,
+            "normalizer": self.normalizer,
+        }
+
+    def _weigh_by_layers(self, maps, parameters, mask):
+        scores = self.output_dense(self.hidden_dense(ops.swapaxes(maps, 1, 2)))
+        return attention_weights(ops.sum(scores, axis=1), self.normalizer)
 
     def _weights_shape(self, input_shape):
         ones = [1] * len(self._grid(input_shape))

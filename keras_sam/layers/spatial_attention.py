@@ -119,9 +119,9 @@ class SpatialAttention(ConvolutionalGate):
         convolution, pure = self.convolution, self.batch_norm is None
         outputs, weights = self._pool_and_weigh(
             inputs,
-            [convolution.kernel, convolution.bias][: 1 + self.use_bias],
-            training,
-            pure,
+            variables=(convolution.kernel, convolution.bias)[: 1 + self.use_bias],
+            training=training,
+            pure=pure,
             mask=mask,
             axes=(self._channel_axis % len(inputs.shape),),
             weigh=place_weights,
