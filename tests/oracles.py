@@ -204,3 +204,77 @@ def attention_statistics(weights, allowed, distances):
     return tuple(
         np.mean(values) if values else np.nan for values in (entropies, lengths, largest)
     )
+
+
+def same_convolution(maps, kernel, rates):
+    """A convolution padded with zeros to the same size, tap by tap.
+
+    Args:
+        maps: `(B, *spatial, n)`.
+        kernel: `(*kernel_size, n, filters)`.
+        rates: The distance of the taps along each spatial axis.
+    """
+    sizes = maps.shape[1:-1]
+    outputs = np.zeros((*maps.shape[:-1], kernel.shape[-1]), maps.dtype)
+    for tap in np.ndindex(kernel.shape[:-2]):
+        for place in np.ndindex(sizes):
+            source = tuple(
+                at + rate * t - rate * (taps - 1) // 2
+                for at, t, taps, rate in zip(
+                    place, tap, kernel.shape[:-2], rates, strict=True
+                )
+            )
+            if all(0 <= at < size for at, size in zip(source, sizes, strict=True)):
+                outputs[:, *place] += maps[:, *source] @ kernel[tap]
+    return outputs
+
+
+def spatial_attention(features, kernel, bias, pooling, normalizer, rates, mask=None):
+    """Woo et al. 2018, eq. 3, for features `(B, *spatial, C)`.
+
+    Returns:
+        The output, and the weights `(B, *spatial, 1)`.
+    """
+    if mask is None:
+        mask = np.ones(features.shape[:-1], bool)
+    pools = {"max": features.max, "mean": features.mean}
+    maps = np.stack([pools[name](axis=-1) for name in pooling], axis=-1)
+    scores = same_convolution(maps * mask[..., None], kernel, rates) + bias
+    rows = [grid.reshape(len(scores), -1) for grid in (scores, mask)]
+    weights = attention_weights(rows[0], normalizer, rows[1]).reshape(scores.shape)
+    return features * weights, weights
+
+
+def pointwise_spatial_attention(features, kernel, bias, rates, mask=None):
+    """Bochkovskiy et al. 2020, figure 5b, for features `(B, *spatial, C)`."""
+    mask = 1 if mask is None else mask[..., None]
+    scores = same_convolution(features * mask, kernel, rates) + bias
+    weights = (mask * sigmoid(scores)).astype(features.dtype)
+    return features * weights, weights
+
+
+def channel_attention(features, hidden, outer, pooling, normalizer, mask=None):
+    """Woo et al. 2018, eq. 2, for features `(B, *spatial, C)`.
+
+    Args:
+        hidden, outer: Kernel and bias of the two layers of the perceptron.
+
+    Returns:
+        The output, and the weights `(B, 1, ..., C)`.
+    """
+    weights = np.zeros((len(features), features.shape[-1]), features.dtype)
+    for example, places in enumerate(features):
+        chosen = places.reshape(-1, places.shape[-1])
+        if mask is not None:
+            chosen = chosen[mask[example].reshape(-1)]
+        if not len(chosen):
+            chosen = np.zeros_like(places[:1].reshape(-1, places.shape[-1])[:1])
+        pools = {"max": chosen.max, "mean": chosen.mean}
+        scores = 0
+        for name in pooling:
+            inner = np.maximum(pools[name](axis=0) @ hidden[0] + hidden[1], 0)
+            scores = scores + inner @ outer[0] + outer[1]
+        weights[example] = normalizer(scores)
+    ones = [1] * (features.ndim - 2)
+    weights = weights.reshape(len(features), *ones, -1)
+    return features * weights, weights

@@ -199,14 +199,21 @@ def _stack(blocks):
 
 
 def encode_png(codes):
-    """Encodes codes as a PNG with the module's palette (RFC 2083)."""
-    height, width = codes.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    """Encodes codes as a PNG with the module's palette, or colors as one without.
+
+    Args:
+        codes: Bytes `(height, width)`, or red, green and blue, `(height, width, 3)`.
+
+    Reference: RFC 2083.
+    """
+    height, width = codes.shape[:2]
+    kind = 3 if codes.ndim == 2 else 2
+    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
     # Every line begins with its filter; none suits palettes best.
-    lines = np.pad(codes, ((0, 0), (1, 0)))
+    lines = np.pad(codes.reshape(height, -1), ((0, 0), (1, 0)))
     chunks = [
         (b"IHDR", header),
-        (b"PLTE", PALETTE.tobytes()),
+        (b"PLTE", PALETTE.tobytes()),  # without a palette, a suggestion
         (b"IDAT", zlib.compress(lines.tobytes(), 3)),
         (b"IEND", b""),
     ]

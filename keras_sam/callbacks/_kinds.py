@@ -23,12 +23,14 @@ class Kind:
         panels: `(weights, allowed, details) -> panels` for the weights of one example,
             without the batch axis; each panel is a list of `HeatMap`s.
         axes: What rows and columns of the maps are.
+        over_input: Whether a map is of places, to be drawn over a picture if there is one.
         zeros_are_masked: Whether what no head gives weight to counts as masked.
     """
 
     statistics: Callable
     panels: Callable
     axes: str
+    over_input: bool = False
     zeros_are_masked: bool = False
 
     def allowed(self, weights):
@@ -107,9 +109,11 @@ KINDS = {
     "self": _PAIRS,
     "cross": _PAIRS,
     "selective": Kind(_statistics.part_statistics, strip_panels, "columns: parts"),
-    "spatial": Kind(_statistics.place_statistics, place_panels, "places of the input"),
+    "spatial": Kind(
+        _statistics.place_statistics, place_panels, "places of the input", over_input=True
+    ),
     "pointwise_spatial": Kind(
-        _statistics.gate_statistics, place_panels, "places of the input"
+        _statistics.gate_statistics, place_panels, "places of the input", over_input=True
     ),
     "channel": Kind(_statistics.gate_statistics, channel_panels, "columns: channels"),
 }

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_sam import _validation as check
-from keras_sam.callbacks import _heatmaps, _summaries
+from keras_sam.callbacks import _heatmaps, _overlays, _summaries
 from keras_sam.callbacks._kinds import KINDS
 from keras_sam.callbacks._statistics import summarize
 from keras_sam.callbacks._tokens import attended_table, check_tokens, tokens_for
@@ -36,7 +36,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
       and `epoch_attention_max/<layer>` (or what fits the kind of attention), with
       `per_head` also `.../<layer>/head_<n>`;
     * Images: `<layer>/attention/image`, for each example one picture with the map of
-      every head, from zero (dark) to its own maximum (yellow); gray is masked;
+      every head, from zero (dark) to its own maximum (yellow); gray is masked. A
+      map of places is there twice, by itself and over the input if that is a picture;
     * Text, where `tokens` are given: `<layer>/attention/tokens`, which tokens each
       token attends to most;
     * Histograms, on request: `<layer>/attention/histogram`.
@@ -246,10 +247,16 @@ class AttentionTensorBoard(keras.callbacks.Callback):
 
     def _image(self, tag, kind, weights, allowed, details):
         pictures = []
+        inputs = self._pictures_below(kind, weights, details)
         for example in range(min(self.max_examples, len(weights))):
             panels = kind.panels(weights[example], allowed[example], details)
             axes = kind.axes + (", mean: of rows" if len(panels[0]) > 1 else "")
-            codes, _ = _heatmaps.page(panels, axes)
+            if inputs is None:
+                codes, _ = _heatmaps.page(panels, axes)
+            else:
+                panels = _overlays.beside(panels)
+                codes, corners = _heatmaps.page(panels, axes)
+                codes = _overlays.blend(codes, corners, panels, inputs[example])
             pictures.append(_heatmaps.encode_png(codes))
         step = _heatmaps.pooling(panels[0][0].values.shape)
         about = (
@@ -260,7 +267,17 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         )
         if step > 1:
             about += f" {step} x {step} weights share a pixel, which has their maximum."
-        return _summaries.image(tag, pictures, codes.shape, about)
+        if inputs is not None:
+            about += " Over the input: half the map, half the input in gray."
+        return _summaries.image(tag, pictures, codes.shape[:2], about)
+
+    def _pictures_below(self, kind, weights, details):
+        """The pictures that maps of this kind are to be drawn over, or None."""
+        if not kind.over_input or len(details.query_grid) != 2:
+            return None
+        pictures = _overlays.gray_pictures(self.inputs)
+        # Of another number when a layer is called inside `TimeDistributed`.
+        return None if pictures is None or len(pictures) != len(weights) else pictures
 
 
 def _check_inputs(inputs):

@@ -1,7 +1,19 @@
 """The layers, one public layer a file."""
 
+from keras_sam.layers.cbam import CBAM
+from keras_sam.layers.channel_attention import ChannelAttention
 from keras_sam.layers.cross_attention import CrossAttention
+from keras_sam.layers.pointwise_spatial_attention import PointwiseSpatialAttention
 from keras_sam.layers.self_attention import SelfAttention
+from keras_sam.layers.spatial_attention import SpatialAttention
 from keras_sam.layers.spatial_gate import SpatialGate
 
-__all__ = ["CrossAttention", "SelfAttention", "SpatialGate"]
+__all__ = [
+    "CBAM",
+    "ChannelAttention",
+    "CrossAttention",
+    "PointwiseSpatialAttention",
+    "SelfAttention",
+    "SpatialAttention",
+    "SpatialGate",
+]

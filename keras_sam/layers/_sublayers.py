@@ -13,14 +13,18 @@ class CompositeLayer(keras.layers.Layer):
     path in the model, which is another one after loading, and so fail to load. Here
     they are kept by the names of the sublayers.
 
-    A subclass makes its sublayers in `build` with `dtype=self.sublayer_dtype(name)`.
+    A subclass makes its sublayers in `build` with `dtype=self.sublayer_dtype(name)`, or
+    in its constructor if they are composite themselves.
     """
 
     _sublayer_policies = {}  # noqa: RUF012 (replaced, never written to)
 
     def sublayer_dtype(self, name):
         """The dtype policy that the sublayer of this name is to be made with."""
-        return self._sublayer_policies.get(name, self.dtype_policy)
+        policy = self._sublayer_policies.get(name)
+        if policy is None:
+            return self.dtype_policy
+        return keras.dtype_policies.deserialize(policy)
 
     def get_config(self):
         config = super().get_config()
@@ -29,18 +33,28 @@ class CompositeLayer(keras.layers.Layer):
             for layer in self._flatten_layers(include_self=False, recursive=False)
             if layer.quantization_mode is not None
         }
+        for layer in self._composites():
+            inner = layer.get_config()
+            if "quantized" in inner:
+                quantized[layer.name] = inner["quantized"]
         return {**config, "quantized": quantized} if quantized else config
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        quantized = config.pop("quantized", {})
+        policies = config.pop("quantized", {})
         layer = cls(**config)
-        layer._sublayer_policies = {
-            name: keras.dtype_policies.deserialize(policy)
-            for name, policy in quantized.items()
-        }
+        layer._take(policies)
         return layer
+
+    def _take(self, policies):
+        self._sublayer_policies = policies
+        for layer in self._composites():
+            layer._take(policies.get(layer.name, {}))
+
+    def _composites(self):
+        layers = self._flatten_layers(include_self=False, recursive=False)
+        return [layer for layer in layers if isinstance(layer, CompositeLayer)]
 
 
 def own_score(score, dtype_policy):
