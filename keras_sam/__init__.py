@@ -5,13 +5,14 @@ import importlib
 from keras_sam import layers, normalizers, scores
 from keras_sam._version import __version__
 from keras_sam.export import export_saved_model
-from keras_sam.layers import CrossAttention, SelfAttention
+from keras_sam.layers import CrossAttention, SelectiveAttention, SelfAttention
 from keras_sam.recording import AttentionDetails, AttentionMaps, record_attention
 
 __all__ = [
     "AttentionDetails",
     "AttentionMaps",
     "CrossAttention",
+    "SelectiveAttention",
     "SelfAttention",
     "__version__",
     "callbacks",
