@@ -1,7 +1,6 @@
 """Selective attention: which parts of an input matter at all?"""
 
 import fractions
-import functools
 
 import keras
 from keras import ops
@@ -11,7 +10,8 @@ from keras_sam import _validation as check
 from keras_sam.layers._parts import Parts
 from keras_sam.layers._projections import keras_mask
 from keras_sam.layers._sublayers import CompositeLayer, own_score
-from keras_sam.ops.attention import attention_weights, received_weight
+from keras_sam.ops.attention import attention_weights
+from keras_sam.ops.received import received_weight
 from keras_sam.ops.selection import keep, top_k_mask
 from keras_sam.recording import AttentionDetails, record
 
@@ -147,7 +147,7 @@ class SelectiveAttention(CompositeLayer):
         self.axis = check.integer("axis", axis, optional=True)
         self.dropout = check.rate("dropout", dropout)
         self.use_bias = check.boolean("use_bias", use_bias)
-        self.kernel_initializer = _initializers.get(
+        self.kernel_initializer = check.initializer(
             "kernel_initializer", kernel_initializer
         )
         self.seed = check.integer("seed", seed, optional=True)
@@ -324,12 +324,14 @@ class SelectiveAttention(CompositeLayer):
         queries, keys = self.score.project(queries, keys)
         if self.relation == "query":
             return ops.squeeze(self.score(queries, keys, projected=True), axis=2)
+        compare, operands = self.score.as_function()
         received = received_weight(
             queries,
             keys,
-            compare=functools.partial(self.score, projected=True),
+            compare=compare,
+            operands=operands,
             normalizer=normalizers.Softmax(),
-            mask=mask,
+            mask=None if mask is None else mask[:, 0],
         )
         return ops.log(ops.maximum(received, keras.config.epsilon()))
 

@@ -132,25 +132,3 @@ def attend(
     weights = ops.cast(weights, value.dtype)  # scores may have a dtype of their own
     dropped = weights if dropout is None else dropout(weights)
     return ops.matmul(dropped, value), weights
-
-
-def received_weight(query, key, *, compare, normalizer, mask=None):
-    """The weight that each key receives from all queries together, `(B, H, S)`.
-
-    Args:
-        query: Tensor `(B, H, S, D)`.
-        key: Tensor `(B, H, S, D)`.
-        compare: A function of query and key that makes the scores.
-        normalizer: A function of float scores that works on the last axis.
-        mask: Boolean `(B, 1, S)`, or None; False is padding, of keys and queries.
-
-    Returns:
-        The sums over queries, at least float32.
-    """
-    pairs = None if mask is None else mask[:, :, None, :]
-    weights = attention_weights(compare(query, key), normalizer, pairs)
-    wide = "float64" if "float64" in str(weights.dtype) else "float32"
-    weights = ops.cast(weights, wide)
-    if mask is not None:
-        weights = ops.multiply(weights, ops.cast(mask, wide)[..., None])
-    return ops.sum(weights, axis=-2)
