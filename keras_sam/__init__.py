@@ -5,14 +5,29 @@ import importlib
 from keras_sam import darknet, layers, normalizers, scores
 from keras_sam._version import __version__
 from keras_sam.export import export_saved_model
-from keras_sam.layers import CrossAttention, SelfAttention
+from keras_sam.layers import (
+    CBAM,
+    ChannelAttention,
+    CrossAttention,
+    PointwiseSpatialAttention,
+    SelectiveAttention,
+    SelfAttention,
+    SpatialAttention,
+    SpatialGate,
+)
 from keras_sam.recording import AttentionDetails, AttentionMaps, record_attention
 
 __all__ = [
+    "CBAM",
     "AttentionDetails",
     "AttentionMaps",
+    "ChannelAttention",
     "CrossAttention",
+    "PointwiseSpatialAttention",
+    "SelectiveAttention",
     "SelfAttention",
+    "SpatialAttention",
+    "SpatialGate",
     "__version__",
     "callbacks",
     "darknet",

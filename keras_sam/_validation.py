@@ -84,3 +84,11 @@ def one_of(name, value, choices):
         listed = ", ".join(repr(choice) for choice in choices)
         raise invalid(name, f"one of {listed}", value)
     return value
+
+
+def fits(shape, expected, broadcast=False):
+    """Whether a shape fits another one, as far as both are known."""
+    return len(shape) == len(expected) and all(
+        None in (size, want) or size == want or (broadcast and size == 1)
+        for size, want in zip(shape, expected, strict=True)
+    )

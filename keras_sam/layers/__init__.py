@@ -4,6 +4,7 @@ from keras_sam.layers.cbam import CBAM
 from keras_sam.layers.channel_attention import ChannelAttention
 from keras_sam.layers.cross_attention import CrossAttention
 from keras_sam.layers.pointwise_spatial_attention import PointwiseSpatialAttention
+from keras_sam.layers.selective_attention import SelectiveAttention
 from keras_sam.layers.self_attention import SelfAttention
 from keras_sam.layers.spatial_attention import SpatialAttention
 from keras_sam.layers.spatial_gate import SpatialGate
@@ -13,6 +14,7 @@ __all__ = [
     "ChannelAttention",
     "CrossAttention",
     "PointwiseSpatialAttention",
+    "SelectiveAttention",
     "SelfAttention",
     "SpatialAttention",
     "SpatialGate",

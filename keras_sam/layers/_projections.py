@@ -204,7 +204,7 @@ class ProjectedAttention(CompositeLayer):
 
     def _check_mask(self, name, mask, tensor):
         """Refuses a padding mask that is not `tensor` without its channels."""
-        if mask is None or fits(mask.shape, tensor.shape[:-1]):
+        if mask is None or check.fits(mask.shape, tensor.shape[:-1]):
             return
         raise ValueError(
             f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in "
@@ -217,7 +217,7 @@ class ProjectedAttention(CompositeLayer):
         if tensor is None:
             return
         for expected in ((batch, rows, keys), (batch, self.num_heads, rows, keys)):
-            if fits(tensor.shape, expected, broadcast=True):
+            if check.fits(tensor.shape, expected, broadcast=True):
                 return
         raise ValueError(
             f"`{name}` must have the shape (batch, {rows}, {keys}) or "
@@ -269,11 +269,3 @@ def _with_heads(tensor):
     if tensor is None or len(tensor.shape) == 4:
         return tensor
     return ops.expand_dims(tensor, 1)
-
-
-def fits(shape, expected, broadcast=False):
-    """Whether a shape fits another one, as far as both are known."""
-    return len(shape) == len(expected) and all(
-        None in (size, want) or size == want or (broadcast and size == 1)
-        for size, want in zip(shape, expected, strict=True)
-    )

@@ -2,7 +2,8 @@
 
 import keras
 
-from keras_sam.layers._projections import ProjectedAttention, fits, keras_mask
+from keras_sam import _validation as check
+from keras_sam.layers._projections import ProjectedAttention, keras_mask
 from keras_sam.ops.attention import both
 from keras_sam.recording import AttentionDetails
 
@@ -156,9 +157,9 @@ class CrossAttention(ProjectedAttention):
         self._check_shape("query", query.shape)
         self._check_shape("value", value.shape)
         self._check_shape("key", key.shape)
-        if not fits(value.shape[:1], query.shape[:1]):
+        if not check.fits(value.shape[:1], query.shape[:1]):
             raise self._unequal("query", query, "value", value, "batch size")
-        if not fits(key.shape[:2], value.shape[:2]):
+        if not check.fits(key.shape[:2], value.shape[:2]):
             raise self._unequal("key", key, "value", value, "batch size and length")
         self._check_mask("query_mask", query_mask, query)
         self._check_mask("value_mask", value_mask, value)
