@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 import numpy as np
-from common import random
+from common import random, randomize
 
 from keras_sam import CrossAttention, SelfAttention, normalizers, scores
 
@@ -102,14 +102,14 @@ CASES = {
             "use_bias": False,
             "kernel_initializer": keras.initializers.HeNormal(seed=3),
             "kernel_regularizer": keras.regularizers.L2(0.01),
-            "block_size": 2,
+            "block_size": None,
             "seed": 5,
         },
         **SEQUENCE,
     ),
     "self, cosine": Case(
         SelfAttention,
-        {"num_heads": 3, "score": "cosine", "normalizer": "sigmoid", "block_size": None},
+        {"num_heads": 3, "score": "cosine", "normalizer": "sigmoid", "block_size": 2},
         **SEQUENCE,
     ),
     "self, image": Case(
@@ -141,3 +141,33 @@ CASES = {
         **KEYED,
     ),
 }
+
+
+def everything(unknown=False, names=tuple(CASES), **arguments):
+    """One model of many cases: compiling and saving it once is much cheaper.
+
+    Args:
+        unknown: Whether lengths are unknown.
+        names: Of the cases.
+        **arguments: For every layer that knows them, instead of the case's own.
+
+    Returns:
+        The model, with random weights and one output for each case, and a function that
+        makes arrays for a batch size.
+    """
+    symbols, outputs = [], {}
+    for name in names:
+        case = CASES[name]
+        known = case.make().get_config()
+        chosen = {key: value for key, value in arguments.items() if key in known}
+        inputs = case.symbols(unknown)
+        symbols += inputs
+        layer = case.make(**chosen, name=name.replace(", ", "_").replace(" ", "_"))
+        outputs[name] = layer(*inputs)
+    model = randomize(keras.Model(symbols, outputs))
+
+    def arrays(batch):
+        size = 7 if unknown else None
+        return [x for name in names for x in CASES[name].inputs(batch, unknown=size)]
+
+    return model, arrays

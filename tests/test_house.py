@@ -187,12 +187,17 @@ def test_files_are_short(name):
         assert lines <= 300, f"{name} has {lines} lines: give the reason in LONG"
 
 
+# A ValueError that no user sees needs not say what was received.
+INNER_ERRORS = {"keras_sam/callbacks/_tokens.py": "the callback logs it and goes on"}
+
+
 @every_source
 def test_value_errors_say_what_was_received(name):
     for node in ast.walk(TREES[name]):
         if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
             continue
-        if getattr(node.exc.func, "id", "") == "ValueError":
+        raised = getattr(node.exc.func, "id", "")
+        if raised == "ValueError" and name not in INNER_ERRORS:
             text = ast.unparse(node.exc)
             assert "Received: " in text, f"{name}:{node.lineno} {text}"
 
