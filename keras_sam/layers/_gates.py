@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_sam import _initializers
 from keras_sam import _validation as check
-from keras_sam.layers._projections import fits, keras_mask
+from keras_sam.layers._projections import keras_mask
 from keras_sam.layers._sublayers import CompositeLayer
 from keras_sam.ops import gates
 from keras_sam.recording import AttentionDetails, is_recording, record
@@ -104,7 +104,7 @@ class Gate(CompositeLayer):
 
     def _check_mask(self, mask, shape):
         expected = (shape[0], *self._grid(shape))
-        if mask is not None and not fits(mask.shape, expected):
+        if mask is not None and not check.fits(mask.shape, expected):
             raise ValueError(
                 f"`mask` must have the shape {expected}, in {self.__class__.__name__} "
                 f"{self.name!r}. Received: mask.shape={tuple(mask.shape)}"
