@@ -43,8 +43,9 @@ def _attend(inputs, constants, compare, normalizer, options):
 
     def drop(weights):
         batch, heads, rows, keys = map(ops.arange, ops.shape(weights))
-        seed, rate = constants["seed"], options.dropout
-        return weights * keep(seed, batch[:, None], heads, rows, keys, rate)
+        places = batch[:, None], heads, rows, keys
+        kept = keep(constants["seed"], *places, options.dropout)
+        return weights * ops.cast(kept, weights.dtype)
 
     output, _ = attend(
         inputs["query"],

@@ -97,6 +97,6 @@ def _attend_slab(inputs, problem, slab, compare, normalizer):
     allowed = problem.allowed(slab)
     weights = attention_weights(scores, normalizer, allowed, inputs.get("bias"))
     if problem.options.dropout:
-        weights = weights * ops.cast(problem.keep(slab), weights.dtype)
+        weights = weights * problem.keep(slab)
     # The gradient of an einsum over a turned value is the faster product.
     return ops.einsum("bhts,bhds->bhtd", weights, inputs["value"])

@@ -206,8 +206,9 @@ class Problem:
     def keep(self, slab):
         """What dropout multiplies the weights of a slab by."""
         batch, head, rows, keys = (_positions(slab, axis) for axis in range(4))
-        head = self.first_head + head
-        return keep(self.seed, batch[:, None], head, rows, keys, self.options.dropout)
+        places = batch[:, None], self.first_head + head, rows, keys
+        kept = keep(self.seed, *places, self.options.dropout)
+        return ops.cast(kept, self.query.dtype)
 
 
 def _positions(slab, axis):

@@ -1,0 +1,475 @@
+"""Attention slab by slab gives what attention with all rows at once gives."""
+
+import functools
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from common import BACKEND, NORMALIZERS, SCORES, numpy, random, randomize
+from fresh_process import run_python
+from gradients import value_and_gradients
+from keras import ops
+
+from keras_sam import normalizers, scores
+from keras_sam.ops import attention, blockwise, dot_softmax, keep, slabs, spans
+from keras_sam.ops.additive_scores import additive_scores
+from keras_sam.ops.blockwise import attend_blockwise
+
+B, H, D, DV = 2, 3, 5, 7
+BLOCK = 8
+LENGTHS = [(1, 5), (BLOCK - 1, 11), (BLOCK, 13), (BLOCK + 1, 3), (23, 19)]
+HALF = {"float16": 2**-10, "bfloat16": 2**-7}
+
+
+@pytest.fixture
+def uncompiled():
+    """Runs the kernels operation by operation: the whole table takes seconds then."""
+    if BACKEND != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def head_by_head(monkeypatch):
+    """Makes even small heads go through the kernel one by one, shared out."""
+    monkeypatch.setattr(slabs, "FEW_PAIRS", 0)
+    monkeypatch.setattr(dot_softmax, "FEW_PAIRS", 0)
+
+
+def tensors(rows, keys, dtype="float32"):
+    """Query, key, value and bias."""
+    shapes = ((B, H, rows, D), (B, H, keys, D), (B, H, keys, DV), (1, H, rows, keys))
+    return [random(*s, seed=i, dtype=dtype) for i, s in enumerate(shapes)]
+
+
+def masks(rows, keys):
+    """A table of masks: arguments of both ways to attend."""
+    generator = np.random.default_rng(1)
+    pairs = generator.random((B, 1, rows, keys)) > 0.3
+    key_mask = generator.random((B, keys)) > 0.3
+    query_mask = generator.random((B, rows)) > 0.3
+    return {
+        "none": {},
+        "causal": {"causal": True},
+        "window": {"sliding_window": 3},
+        "causal_window": {"causal": True, "sliding_window": 3},
+        "padding": {"key_mask": key_mask, "query_mask": query_mask},
+        "pairs": {"mask": pairs},
+        "pairs_of_heads": {"mask": generator.random((B, H, rows, keys)) > 0.3},
+        "nothing": {"mask": np.zeros((B, 1, rows, 1), bool)},
+        "all": {
+            "mask": pairs,
+            "key_mask": key_mask,
+            "query_mask": query_mask,
+            "causal": True,
+            "sliding_window": 4,
+        },
+    }
+
+
+def densely(query, key, value, bias, *, score=None, weights=(), normalizer, **arguments):
+    compare = blockwise.dot_product if score is None else score.as_function()[0]
+    return attention.attend(
+        query,
+        key,
+        value,
+        bias=bias,
+        compare=functools.partial(compare, weights),
+        normalizer=normalizers.get(normalizer),
+        **arguments,
+    )[0]
+
+
+def in_slabs(query, key, value, bias, *, score=None, weights=(), normalizer, **arguments):
+    if normalizer != "softmax":
+        arguments["normalizer"] = normalizers.get(normalizer)
+    if score is not None and not score.is_dot_product:
+        arguments |= {"compare": score.as_function()[0], "operands": weights}
+    return attend_blockwise(query, key, value, bias=bias, **arguments)
+
+
+def compare_ways(arrays, weights=(), **arguments):
+    """Checks values and gradients against those of all rows at once, in float64.
+
+    The error may be twice that of all rows at once in the same precision.
+    """
+    count = len(arrays)
+
+    def differentiate(attend, dtype, **more):
+        upstream = random(B, H, len(arrays[0][0, 0]), DV, seed=9, dtype=dtype)
+
+        def weighted(*tensors):
+            output = attend(*tensors[:count], weights=tensors[count:], **arguments, **more)
+            return output * ops.convert_to_tensor(upstream)
+
+        given = [np.asarray(array, dtype) for array in (*arrays, *weights)]
+        value, gradients = value_and_gradients(weighted, *given)
+        return value, *gradients
+
+    wide = "float64" if BACKEND != "jax" else "float32"
+    expected = differentiate(densely, wide)
+    naive = differentiate(densely, "float32")
+    actual = differentiate(in_slabs, "float32", block_size=BLOCK)
+    for one, plain, exact in zip(actual, naive, expected, strict=True):
+        assert one.shape == exact.shape
+        assert np.isfinite(one).all()
+        size = max(np.abs(exact).max(initial=0), 1.0)
+        floor = 5e-6 if wide == "float32" else 5e-7
+        allowed = 2 * np.abs(plain - exact).max(initial=0) + floor * size
+        np.testing.assert_allclose(one, exact, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("mask", masks(1, 1))
+@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
+def test_equals_all_rows_together(normalizer, mask, lengths, uncompiled):
+    mask = masks(*lengths)[mask]
+    compare_ways(tensors(*lengths), normalizer=normalizer, **mask)
+
+
+@pytest.mark.parametrize("mask", masks(1, 1))
+def test_equals_all_rows_head_by_head(mask, uncompiled, head_by_head):
+    compare_ways(tensors(23, 19), normalizer="softmax", **masks(23, 19)[mask])
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_with_every_normalizer(name, normalizer, uncompiled):
+    rows, keys = 11, 13
+    score = scores.get(name)
+    score.build((B, H, rows, D), (B, H, keys, D))
+    randomize(score)
+    query, key, value, bias = tensors(rows, keys)
+    query, key = map(numpy, score.project(query, key))
+    weights = () if score.is_dot_product else map(numpy, score.as_function()[1])
+    mask = masks(rows, keys)["padding"]
+    if score.is_dot_product:
+        compare_ways((query, key, value, bias), normalizer=normalizer, **mask)
+    else:
+        compare_ways(
+            (query, key, value, bias),
+            tuple(weights),
+            score=score,
+            normalizer=normalizer,
+            **mask,
+        )
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "shape"),
+    [
+        ("softmax", (1, 1, 1, 11)),
+        ("softmax", (B, 1, 9, 11)),
+        ("softmax", (B, H, 9, 11)),
+        # Softmax does not change when all scores of a row do.
+        ("sigmoid", (1, 1, 1, 1)),
+        ("sigmoid", (1, H, 9, 1)),
+        ("sigmoid", (B, 1, 1, 11)),
+    ],
+)
+def test_the_gradient_of_a_bias_has_its_shape(normalizer, shape, uncompiled, head_by_head):
+    bias = random(*shape, seed=5)
+    compare_ways((*tensors(9, 11)[:3], bias), normalizer=normalizer)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax"])
+def test_half_precision_is_computed_in_float32(normalizer, dtype, uncompiled):
+    arrays = [ops.cast(array, dtype) for array in tensors(9, 11)]
+    output = in_slabs(*arrays, normalizer=normalizer, block_size=BLOCK)
+    wide = [ops.cast(array, "float32") for array in arrays]
+    expected = densely(*wide, normalizer=normalizer)
+    assert keras.backend.standardize_dtype(output.dtype) == dtype
+    np.testing.assert_allclose(
+        numpy(output), numpy(expected), rtol=HALF[dtype], atol=HALF[dtype]
+    )
+
+
+def test_values_of_the_formula(uncompiled):
+    query, key, value, bias = tensors(9, 11, "float64")
+    allowed = oracles.allowed_positions(9, 11, causal=True)
+    weights = oracles.attention_weights(
+        oracles.every_pair(lambda q, k, h: q @ k / 2 + 0, query, key) + bias / 2,
+        oracles.softmax,
+        allowed,
+    )
+    single = [array.astype("float32") for array in (query, key, value)]
+    output = attend_blockwise(
+        *single, bias=bias, causal=True, temperature=2.0, block_size=BLOCK
+    )
+    np.testing.assert_allclose(numpy(output), weights @ value, rtol=0, atol=2e-6)
+
+
+def test_grouped_keys_are_repeated(uncompiled):
+    query, key, value, _ = tensors(9, 11)
+    one = attend_blockwise(query, key[:, :1], value[:, :1], block_size=BLOCK)
+    repeated = [np.repeat(x[:, :1], H, axis=1) for x in (key, value)]
+    all_of_them = attend_blockwise(query, *repeated, block_size=BLOCK)
+    np.testing.assert_allclose(numpy(one), numpy(all_of_them), atol=1e-6)
+
+
+@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
+def test_rows_with_nothing_to_attend_to_are_zero(normalizer, uncompiled):
+    mask = np.ones((B, 1, 9, 11), bool)
+    mask[:, :, 3] = False
+    output = in_slabs(
+        *tensors(9, 11)[:3], None, normalizer=normalizer, mask=mask, block_size=BLOCK
+    )
+    assert not numpy(output)[:, :, 3].any()
+    assert numpy(output)[:, :, 2].all()
+
+
+# Dropout
+
+
+def dropping(query, key, value, rate=0.4, seed=3, **arguments):
+    return attend_blockwise(
+        query,
+        key,
+        value,
+        dropout=rate,
+        seed=keras.random.SeedGenerator(seed),
+        **{"block_size": BLOCK, **arguments},
+    )
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.Sigmoid()])
+def test_the_backward_pass_drops_what_the_forward_pass_dropped(
+    normalizer, uncompiled, head_by_head
+):
+    dtype = "float32" if BACKEND == "jax" else "float64"
+    query, key, value, _ = tensors(9, 11, dtype)
+    upstream = random(B, H, 9, DV, seed=9, dtype=dtype)
+
+    def total(query, key, value):
+        return dropping(query, key, value, normalizer=normalizer) * upstream
+
+    at, gradients = value_and_gradients(total, query, key, value)
+    step = 1e-3
+    for index, gradient in enumerate(gradients):
+        along = random(*gradient.shape, seed=7, dtype=dtype)
+        ends = []
+        for sign in (1, -1):
+            moved = [query, key, value]
+            moved[index] = moved[index] + sign * step * along
+            ends.append(numpy(total(*map(ops.convert_to_tensor, moved))).sum())
+        slope = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose((gradient * along).sum(), slope, rtol=2e-3, atol=2e-3)
+    assert np.isfinite(at).all()
+
+
+def test_what_is_dropped_does_not_depend_on_the_slabs(uncompiled, head_by_head):
+    query, key, value, _ = tensors(23, 19)
+    some = [numpy(dropping(query, key, value, block_size=n)) for n in (8, 16, 64)]
+    some.append(numpy(dropping(query, key, value, normalizer=normalizers.Softmax())))
+    for other in some[1:]:
+        np.testing.assert_allclose(some[0], other, atol=1e-5)
+
+
+def test_dropped_weights_are_spread_evenly():
+    rate, count = 0.3, 128
+    arguments = np.arange(4)[:, None], np.arange(3), np.arange(count), np.arange(count)
+    kept = numpy(keep.keep(ops.convert_to_tensor([5, 6]), *arguments, rate))
+    assert kept.shape == (4, 3, count, count)
+    assert set(np.unique(kept)) == {0, np.float32(1 / (1 - rate))}
+    kept = kept > 0
+    for axes in ((0, 1, 2, 3), (2, 3), (1, 3), (1, 2), (0, 2)):
+        share = kept.mean(axis=axes)
+        samples = kept.size / share.size
+        deviation = np.sqrt(rate * (1 - rate) / samples)
+        assert np.abs(share - (1 - rate)).max() < 5 * deviation
+    # Neighbors along each axis have nothing to do with each other.
+    centered = kept - kept.mean()
+    for axis in range(4):
+        product = centered * np.roll(centered, 1, axis)
+        assert abs(product.mean()) < 5 * rate * (1 - rate) / np.sqrt(kept.size)
+    other = numpy(keep.keep(ops.convert_to_tensor([5, 7]), *arguments, rate)) > 0
+    correlation = (centered * (other - other.mean())).mean()
+    assert abs(correlation) < 5 * rate * (1 - rate) / np.sqrt(kept.size)
+
+
+# Which keys a slab reads
+
+
+@pytest.mark.parametrize("sliding_window", [None, 1, 2, 9, 40])
+@pytest.mark.parametrize("causal", [False, True])
+def test_slabs_read_all_keys_that_they_may(causal, sliding_window, monkeypatch):
+    monkeypatch.setattr(spans, "ROWS_PER_GROUP", 8)
+    for rows, keys, block in ((1, 1, 8), (7, 30, 8), (30, 7, 8), (37, 37, 5), (64, 64, 16)):
+        size, count, groups = spans.plan(rows, keys, block, causal, sliding_window)
+        assert size * count >= rows
+        allowed = oracles.allowed_positions(rows, keys, causal, sliding_window)
+        seen = 0
+        for group in groups:
+            for slab in range(group.first, group.first + group.count):
+                start = 0 if group.start is None else int(group.start(slab))
+                assert 0 <= start <= start + group.width <= keys
+                of_slab = allowed[slab * size : (slab + 1) * size]
+                seen += of_slab[:, start : start + group.width].sum()
+        assert seen == allowed.sum()
+
+
+def test_the_work_of_a_window_grows_with_the_rows_only():
+    def pairs(length):
+        rows, slab_count, (group,) = spans.plan(length, length, 256, True, 256)
+        return rows * slab_count * group.width
+
+    assert pairs(2**15) == 8 * pairs(2**12)
+    assert pairs(2**15) <= 2**15 * 512
+
+
+def test_causal_slabs_skip_what_is_masked():
+    rows, _, groups = spans.plan(8192, 8192, 256, causal=True)
+    pairs = sum(rows * group.count * group.width for group in groups)
+    assert pairs < 0.6 * 8192**2
+
+
+# Additive scores
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["products", "tanh"])
+@pytest.mark.parametrize("units", [3, 8, 12])
+def test_additive_scores(units, scale):
+    query, key = random(B, H, 6, units, scale=scale), random(B, H, 5, units, seed=1)
+    vector = random(H, units, seed=2)
+    upstream = random(B, H, 6, 5, seed=3)
+
+    def fast(query, key, vector):
+        return additive_scores(query, key, vector) * upstream
+
+    def plain(query, key, vector):
+        hidden = ops.tanh(query[..., :, None, :] + key[..., None, :, :])
+        return ops.sum(hidden * vector[:, None, None, :], axis=-1) * upstream
+
+    value, gradients = value_and_gradients(fast, query, key, vector)
+    expected, slopes = value_and_gradients(plain, query, key, vector)
+    np.testing.assert_allclose(value, expected, rtol=0, atol=5e-6)
+    for one, other in zip(gradients, slopes, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=5e-6 * max(1, scale))
+
+
+# Compiled
+
+
+def one_step(attend):
+    """Value and gradients, as a function to compile."""
+    import tensorflow as tf
+
+    def step(*tensors):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            output = attend(*tensors)
+        return output, *tape.gradient(output, tensors)
+
+    return step
+
+
+def arguments_of_everything(keys):
+    generator = np.random.default_rng(1)
+    return {"causal": True, "key_mask": generator.random((B, keys)) > 0.2}
+
+
+def assert_same(actual, expected):
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(numpy(one), numpy(other), rtol=0, atol=2e-5)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax"])
+def test_unknown_shapes_and_compilation_by_the_caller(normalizer, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 1000)
+    monkeypatch.setattr(slabs, "FEW_PAIRS", 0)
+    monkeypatch.setattr(dot_softmax, "FEW_PAIRS", 0)
+    shapes = ((None, H, None, D), (None, H, None, D), (None, H, None, DV))
+    signature = [tf.TensorSpec(shape) for shape in shapes]
+
+    def attend(query, key, value):
+        mask = ops.any(ops.not_equal(key[:, 0], 0.0), axis=-1)
+        arguments = {"causal": True, "key_mask": mask}
+        return in_slabs(query, key, value, None, normalizer=normalizer, **arguments)
+
+    def expect(query, key, value):
+        mask = ops.any(ops.not_equal(key[:, 0], 0.0), axis=-1)
+        arguments = {"causal": True, "key_mask": mask}
+        return densely(query, key, value, None, normalizer=normalizer, **arguments)
+
+    step = tf.function(one_step(attend), input_signature=signature)
+    assert 7 * 7 * B * H <= blockwise.FEW_WEIGHTS < 19 * 19 * B * H
+    for length in (7, 19):
+        arrays = [ops.convert_to_tensor(x) for x in tensors(length, length)[:3]]
+        assert_same(step(*arrays), one_step(expect)(*arrays))
+    jitted = tf.function(one_step(attend), jit_compile=True)
+    assert_same(jitted(*arrays), one_step(expect)(*arrays))
+
+
+@pytest.mark.tensorflow
+def test_saved_model_of_unknown_length(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 1000)
+    module = tf.Module()
+    module.attend = tf.function(
+        lambda query: attend_blockwise(query, query, query, sliding_window=3),
+        input_signature=[tf.TensorSpec((None, H, None, D))],
+    )
+    tf.saved_model.save(module, tmp_path)
+    loaded = tf.saved_model.load(tmp_path)
+    for length in (3, 29):
+        query = ops.convert_to_tensor(random(B, H, length, D))
+        expected = densely(
+            query, query, query, None, normalizer="softmax", sliding_window=3
+        )
+        assert_same([loaded.attend(query)], [expected])
+
+
+@pytest.mark.tensorflow
+def test_equal_layers_are_compiled_once():
+    options = slabs.Options(256, causal=True)
+    forward, _ = dot_softmax.passes(options)
+    assert forward is dot_softmax.passes(slabs.Options(256, causal=True))[0]
+    before = forward.experimental_get_tracing_count()
+    arrays = [random(1, 2, 13, 5, seed=seed) for seed in range(3)]
+    for _ in range(3):
+        attend_blockwise(*arrays, causal=True, block_size=256)
+    assert forward.experimental_get_tracing_count() == before + 1
+
+
+@pytest.mark.tensorflow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
+def test_training_never_holds_a_matrix_of_weights(tmp_path):
+    script = textwrap.dedent(
+        """
+        import resource
+        import keras, numpy as np, tensorflow as tf
+        import keras_sam
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+        def fit(length):
+            model = keras.Sequential(
+                [keras.Input((length, 16)), keras_sam.SelfAttention(8)]
+            )
+            model.compile("sgd", "mse")
+            array = np.ones((1, length, 16), "float32")
+            model.fit(array, array, verbose=0)
+
+        fit(512)  # what a compiler needs is not the question
+        before = peak()
+        fit(4096)
+        print("MiB", peak() - before)
+        """
+    )
+    printed = run_python("-c", script, cwd=tmp_path)
+    # 4096 x 4096 weights of 8 heads take 512 MiB; without blocks training keeps four.
+    assert int(printed.split("MiB")[1]) < 256
