@@ -25,7 +25,7 @@ parser.add_argument("--quick", action="store_true", help="numbers below 1,000, f
 parser.add_argument("--output", default="runs/translate_numbers", help="where to write")
 parser.add_argument("--epochs", type=int, help="how often to see the training numbers")
 options = parser.parse_args()
-limit, training, epochs = (1_000, 800, 6) if options.quick else (10_000, 6_000, 6)
+limit, training, epochs = (1_000, 800, 10) if options.quick else (10_000, 6_000, 6)
 epochs = options.epochs or epochs
 width = 64
 keras.utils.set_random_seed(0)
