@@ -372,42 +372,43 @@ def one_step(attend):
     return step
 
 
-def arguments_of_everything(keys):
-    generator = np.random.default_rng(1)
-    return {"causal": True, "key_mask": generator.random((B, keys)) > 0.2}
-
-
 def assert_same(actual, expected):
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(numpy(one), numpy(other), rtol=0, atol=2e-5)
 
 
+def attend_to_what_is_not_padding(attend, query, key, value, **arguments):
+    """Causal attention whose mask comes from the keys, so that it has their length."""
+    mask = ops.any(ops.not_equal(key[:, 0], 0.0), axis=-1)
+    return attend(query, key, value, None, key_mask=mask, causal=True, **arguments)
+
+
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax"])
-def test_unknown_shapes_and_compilation_by_the_caller(normalizer, monkeypatch):
+def test_unknown_shapes(monkeypatch, head_by_head):
     import tensorflow as tf
 
     monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 1000)
-    monkeypatch.setattr(slabs, "FEW_PAIRS", 0)
-    monkeypatch.setattr(dot_softmax, "FEW_PAIRS", 0)
     shapes = ((None, H, None, D), (None, H, None, D), (None, H, None, DV))
-    signature = [tf.TensorSpec(shape) for shape in shapes]
-
-    def attend(query, key, value):
-        mask = ops.any(ops.not_equal(key[:, 0], 0.0), axis=-1)
-        arguments = {"causal": True, "key_mask": mask}
-        return in_slabs(query, key, value, None, normalizer=normalizer, **arguments)
-
-    def expect(query, key, value):
-        mask = ops.any(ops.not_equal(key[:, 0], 0.0), axis=-1)
-        arguments = {"causal": True, "key_mask": mask}
-        return densely(query, key, value, None, normalizer=normalizer, **arguments)
-
-    step = tf.function(one_step(attend), input_signature=signature)
+    options = {"normalizer": "softmax"}
+    attend = functools.partial(attend_to_what_is_not_padding, in_slabs, **options)
+    expect = functools.partial(attend_to_what_is_not_padding, densely, **options)
+    step = tf.function(
+        one_step(attend), input_signature=[tf.TensorSpec(shape) for shape in shapes]
+    )
     assert 7 * 7 * B * H <= blockwise.FEW_WEIGHTS < 19 * 19 * B * H
     for length in (7, 19):
         arrays = [ops.convert_to_tensor(x) for x in tensors(length, length)[:3]]
         assert_same(step(*arrays), one_step(expect)(*arrays))
+
+
+@pytest.mark.tensorflow
+def test_compilation_by_the_caller():
+    import tensorflow as tf
+
+    options = {"normalizer": "sigmoid"}
+    attend = functools.partial(attend_to_what_is_not_padding, in_slabs, **options)
+    expect = functools.partial(attend_to_what_is_not_padding, densely, **options)
+    arrays = [ops.convert_to_tensor(x) for x in tensors(19, 19)[:3]]
     jitted = tf.function(one_step(attend), jit_compile=True)
     assert_same(jitted(*arrays), one_step(expect)(*arrays))
 
