@@ -76,7 +76,7 @@ class Score(keras.layers.Layer):
         that layers that differ by their weights alone share one compiled kernel.
         """
         weights = (*self.trainable_variables, *self.non_trainable_variables)
-        return _PureCompare(self), tuple(ops.convert_to_tensor(v) for v in weights)
+        return _PureCompare(self), tuple(ops.convert_to_tensor(v.value) for v in weights)
 
 
 def heads_of(shape):
