@@ -6,7 +6,17 @@ import keras
 import numpy as np
 from common import random, randomize
 
-from keras_sam import CrossAttention, SelfAttention, normalizers, scores
+from keras_sam import normalizers, scores
+from keras_sam.layers import (
+    CBAM,
+    ChannelAttention,
+    CrossAttention,
+    PointwiseSpatialAttention,
+    SelectiveAttention,
+    SelfAttention,
+    SpatialAttention,
+    SpatialGate,
+)
 
 # The batch, in eager calls. Other sizes are other primes.
 BATCH = 2
@@ -85,6 +95,17 @@ KEYED = {
     "wrong_shapes": (((5, 6), (7, 4), (5, 3)), ((5, 6), (7, 4), (7, 3, 3))),
 }
 
+IMAGE = {
+    "shapes": ((3, 5, 6),),
+    "open_shapes": ((None, None, 6),),
+    "masks": {"mask": 0},
+}
+GATE = {
+    "data_format": "channels_last",
+    "kernel_initializer": keras.initializers.HeNormal(seed=3),
+    "kernel_regularizer": keras.regularizers.L2(0.01),
+}
+
 CASES = {
     "self": Case(SelfAttention, {"num_heads": 2}, wrong_shapes=WRONG, **SEQUENCE),
     "self, every argument": Case(
@@ -139,6 +160,94 @@ CASES = {
             "causal": True,
         },
         **KEYED,
+    ),
+    "selective": Case(SelectiveAttention, {"units": 5, "num_heads": 2}, **SEQUENCE),
+    "selective, every argument": Case(
+        SelectiveAttention,
+        {
+            "units": 3,
+            "num_heads": 2,
+            "relation": "self",
+            "score": scores.Additive(units=7),
+            "normalizer": normalizers.Sigmoid(),
+            "top_k": 0.5,
+            "pool": False,
+            "axis": 1,
+            "dropout": 0.2,
+            "use_bias": False,
+            "kernel_initializer": keras.initializers.HeNormal(seed=3),
+            "seed": 5,
+        },
+        **SEQUENCE,
+    ),
+    "selective, query": Case(
+        SelectiveAttention,
+        {"relation": "query", "score": "bilinear", "normalizer": "sparsemax"},
+        shapes=((5, 6), (4,)),
+        open_shapes=((None, 6), (4,)),
+        masks={"mask": 0},
+        wrong_shapes=(((5, 6), (7, 4)), ((6,), (4,))),
+    ),
+    "spatial": Case(SpatialAttention, {}, wrong_shapes=(((6,),), ((5, None),)), **IMAGE),
+    "spatial, every argument": Case(
+        SpatialAttention,
+        {
+            "kernel_size": 3,
+            "pooling": ("mean", "max"),
+            "normalizer": normalizers.Softmax(temperature=0.5),
+            "dilation_rate": 2,
+            "use_bias": True,
+            "use_batch_norm": True,
+            **GATE,
+        },
+        **IMAGE,
+    ),
+    "pointwise spatial": Case(PointwiseSpatialAttention, {}, **IMAGE),
+    "pointwise spatial, every argument": Case(
+        PointwiseSpatialAttention,
+        {
+            "kernel_size": 3,
+            "dilation_rate": 2,
+            "use_bias": False,
+            "use_batch_norm": True,
+            **GATE,
+        },
+        **IMAGE,
+    ),
+    "channel": Case(ChannelAttention, {"reduction": 2}, **IMAGE),
+    "channel, every argument": Case(
+        ChannelAttention,
+        {
+            "reduction": 3,
+            "pooling": ("mean",),
+            "normalizer": normalizers.Softmax(),
+            "activation": "tanh",
+            "use_bias": False,
+            **GATE,
+        },
+        **IMAGE,
+    ),
+    "cbam": Case(CBAM, {"reduction": 2}, **IMAGE),
+    "cbam, every argument": Case(
+        CBAM,
+        {
+            "reduction": 3,
+            "kernel_size": 3,
+            "pooling": ("mean",),
+            "order": "parallel",
+            "use_batch_norm": True,
+            **GATE,
+        },
+        **IMAGE,
+    ),
+    "gate": Case(
+        SpatialGate,
+        {"activation": "relu", "broadcast": True},
+        shapes=((3, 2, 6), (3, 2, 1)),
+        open_shapes=((None, None, 6), (None, None, 1)),
+        masks={"features_mask": 0},
+        wrong_shapes=(((3, 2, 6), (3, 2, 5)), ((3, 2, 6), (2, 2, 1))),
+        returns_weights=False,
     ),
 }
 

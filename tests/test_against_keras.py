@@ -98,9 +98,14 @@ def differences(request):
     """Says at the end how large the largest difference was, by dtype."""
     found = {}
     yield found
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    for dtype, difference in found.items():
-        reporter.write_line(f"\nLargest difference to Keras, {dtype}: {difference:.2g}")
+    plugin = request.config.pluginmanager.get_plugin
+    if plugin("terminalreporter") is None:  # a worker of pytest-xdist has no terminal
+        return
+    with plugin("capturemanager").global_and_fixture_disabled():
+        for dtype, difference in found.items():
+            plugin("terminalreporter").write_line(
+                f"\nLargest difference to Keras, {dtype}: {difference:.2g}"
+            )
 
 
 @pytest.fixture
@@ -110,7 +115,7 @@ def compare(differences, record_property):
         for our, their, (truth, _) in zip(ours, theirs, expected, strict=True):
             assert dtype_of(our) == dtype_of(their)
             our, their = (numpy(ops.cast(x, "float32")) for x in (our, their))
-            found = max(found, np.abs(our - their).max())
+            found = max(found, float(np.abs(our - their).max()))
             naive = their.astype(numpy_dtype(dtype))
             allowed = oracles.allowance(truth, naive)
             np.testing.assert_allclose(our.astype("float64"), truth, rtol=0, atol=allowed)

@@ -53,7 +53,7 @@ def test_broadcast(rng):
     ("shape", "broadcast", "message"),
     [
         ((2, 5, 7, 1), False, "one channel needs `broadcast=True`"),
-        ((2, 5, 7, 2), True, "or one channel. Received"),
+        ((2, 5, 7, 2), True, "or one channel, in SpatialGate"),
         ((2, 5, 1, 3), True, "must have the shape"),
         ((1, 5, 7, 3), False, "must have the shape"),
         ((2, 7, 3), False, "Received: features of shape"),

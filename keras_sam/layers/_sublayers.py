@@ -3,7 +3,6 @@
 import keras
 
 from keras_sam import scores
-from keras_sam._initializers import fresh as fresh
 
 
 class CompositeLayer(keras.layers.Layer):
@@ -65,9 +64,10 @@ def own_score(score, dtype_policy):
     """
     if isinstance(score, str):
         return scores.get(score, dtype=dtype_policy)
-    given, score = score, scores.get(score)
-    if isinstance(given, dict):
-        return score
+    if isinstance(score, dict):
+        # Built by the layer that owns it, its variables are named after that layer.
+        return scores.get({**score, "build_config": None})
+    score = scores.get(score)
     if score.weights:
         raise ValueError(
             "`score` must not have weights yet, because each layer has a score of its "

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_sam._validation import boolean
+from keras_sam import _validation as check
 from keras_sam.recording import AttentionDetails, record
 
 
@@ -48,14 +48,14 @@ class SpatialGate(keras.layers.Layer):
     def __init__(self, activation=None, broadcast=False, **kwargs):
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
-        self.broadcast = boolean("broadcast", broadcast)
+        self.broadcast = check.boolean("broadcast", broadcast)
         self.supports_masking = True
 
     def build(self, features_shape, gate_shape):
         self._check_shapes(features_shape, gate_shape)
 
     def call(self, features, gate, features_mask=None):
-        self._check_shapes(features.shape, gate.shape)
+        self._check_shapes(features.shape, gate.shape, features_mask)
         if features_mask is not None:
             mask = ops.expand_dims(ops.cast(features_mask, gate.dtype), axis=-1)
             gate = gate * mask
@@ -63,6 +63,10 @@ class SpatialGate(keras.layers.Layer):
         kind = "spatial" if one_for_all else "pointwise_spatial"
         record(self, gate, AttentionDetails(kind, query_grid=tuple(gate.shape[1:-1])))
         return self.activation(features * gate)
+
+    def compute_output_spec(self, features, gate, features_mask=None):
+        self._check_shapes(features.shape, gate.shape, features_mask)
+        return keras.KerasTensor(features.shape, dtype=self.compute_dtype)
 
     def compute_output_shape(self, features_shape, gate_shape):
         self._check_shapes(features_shape, gate_shape)
@@ -74,24 +78,22 @@ class SpatialGate(keras.layers.Layer):
             "broadcast": self.broadcast,
         }
 
-    def _check_shapes(self, features, gate):
+    def _check_shapes(self, features, gate, mask=None):
         features, gate = tuple(features), tuple(gate)
+        where = f"in SpatialGate {self.name!r}"
+        if mask is not None and not check.fits(mask.shape, features[:-1]):
+            raise ValueError(
+                f"`features_mask` must have the shape {features[:-1]}, {where}. "
+                f"Received: features_mask.shape={tuple(mask.shape)}"
+            )
         expected = (*features[:-1], 1) if self.broadcast else features
-        if _agree(gate, features) or (self.broadcast and _agree(gate, expected)):
+        if check.fits(gate, features) or (self.broadcast and check.fits(gate, expected)):
             return
         hint = ""
-        if not self.broadcast and _agree(gate, (*features[:-1], 1)):
+        if not self.broadcast and check.fits(gate, (*features[:-1], 1)):
             hint = " A gate of one channel needs `broadcast=True`."
         raise ValueError(
             "`gate` must have the shape of `features`"
             + (", or one channel" if self.broadcast else "")
-            + f".{hint} Received: features of shape {features}, gate of shape {gate}"
+            + f", {where}.{hint} Received: features of shape {features}, gate of shape {gate}"
         )
-
-
-def _agree(shape, other):
-    """Says whether two shapes are equal, as far as their sizes are known."""
-    return len(shape) == len(other) and all(
-        size is None or known is None or size == known
-        for size, known in zip(shape, other, strict=True)
-    )
