@@ -7,6 +7,12 @@ import numpy as np
 from common import random, randomize
 
 from keras_sam import CrossAttention, SelfAttention, normalizers, scores
+from keras_sam.layers import (
+    CBAM,
+    ChannelAttention,
+    PointwiseSpatialAttention,
+    SpatialAttention,
+)
 
 # The batch, in eager calls. Other sizes are other primes.
 BATCH = 2
@@ -67,7 +73,9 @@ class Case:
 
 
 SEQUENCE = {"shapes": ((5, 6),), "open_shapes": ((None, 6),), "masks": {"mask": 0}}
+IMAGE = {"shapes": ((3, 5, 6),), "open_shapes": ((None, None, 6),), "masks": {"mask": 0}}
 WRONG = (((6,),), ((2, 2, 2, 2, 6),), ((5, None),))
+WRONG_MAP = (((6,),), ((2, 2, 2, 2, 6),), ((5, 5, None),))
 CROSS = {
     "shapes": ((5, 6), (7, 4)),
     "open_shapes": ((None, 6), (None, 4)),
@@ -139,6 +147,62 @@ CASES = {
             "causal": True,
         },
         **KEYED,
+    ),
+    "spatial": Case(SpatialAttention, {}, wrong_shapes=WRONG_MAP, **IMAGE),
+    "spatial, every argument": Case(
+        SpatialAttention,
+        {
+            "kernel_size": (3, 4),
+            "pooling": ("mean", "max"),
+            "normalizer": normalizers.Softmax(temperature=2.0),
+            "dilation_rate": (2, 1),
+            "use_bias": True,
+            "use_batch_norm": True,
+            "data_format": "channels_last",
+            "kernel_initializer": keras.initializers.HeNormal(seed=3),
+            "kernel_regularizer": keras.regularizers.L2(0.01),
+        },
+        **IMAGE,
+    ),
+    "spatial, sequence": Case(
+        SpatialAttention, {"kernel_size": 3, "pooling": "mean"}, **SEQUENCE
+    ),
+    "pointwise": Case(PointwiseSpatialAttention, {}, wrong_shapes=WRONG_MAP, **IMAGE),
+    "pointwise, every argument": Case(
+        PointwiseSpatialAttention,
+        {"kernel_size": 3, "dilation_rate": 2, "use_bias": False, "use_batch_norm": True},
+        **SEQUENCE,
+    ),
+    "channel": Case(
+        ChannelAttention,
+        {
+            "reduction": 2,
+            "pooling": ("mean", "max"),
+            "normalizer": "softmax",
+            "activation": "gelu",
+            "use_bias": True,
+            "data_format": "channels_last",
+            "kernel_initializer": "he_normal",
+            "kernel_regularizer": keras.regularizers.L2(0.01),
+        },
+        wrong_shapes=WRONG_MAP,
+        **IMAGE,
+    ),
+    "cbam": Case(
+        CBAM,
+        {
+            "reduction": 3,
+            "kernel_size": 3,
+            "pooling": ("max", "mean"),
+            "order": ("spatial", "channel"),
+            "use_batch_norm": True,
+            "data_format": "channels_last",
+            "kernel_initializer": "he_normal",
+            "kernel_regularizer": None,
+        },
+        wrong_shapes=WRONG_MAP,
+        returns_weights=False,  # a dictionary of two: see test_channel_attention.py
+        **IMAGE,
     ),
 }
 
