@@ -121,7 +121,7 @@ def fit(name, seed):
         batch_size=64,
         epochs=epochs,
         callbacks=callbacks,
-        verbose=0,
+        verbose=2,
     )
     return model
 
@@ -160,18 +160,27 @@ def measure(model):
     return row + (shares or [np.nan, np.nan])
 
 
-print(f"{pictures} pictures, {epochs} epochs, {seeds} seeds: mean (and spread)\n")
+# Training all of them takes a while; the table comes at the end.
+
 columns = ["digit right", "mean IoU", "in box, 16 x 16", "in box, 8 x 8"]
-print(f"{'':15}" + "".join(f"{column:>18}" for column in columns) + f"{'parameters':>12}")
+table = [
+    f"{'':15}" + "".join(f"{column:>18}" for column in columns) + f"{'parameters':>12}"
+]
 for name in gates:
-    models = [fit(name, seed) for seed in range(seeds)]
-    rows = np.array([measure(model) for model in models])
+    rows = []
+    for seed in range(seeds):
+        print(f"{name}, seed {seed}:")
+        model = fit(name, seed)
+        rows.append(measure(model))
     cells = [
         "-" if np.isnan(column[0]) else f"{column.mean():.1%} ({np.ptp(column):.1%})"
-        for column in rows.T
+        for column in np.array(rows).T
     ]
     cells = "".join(f"{cell:>18}" for cell in cells)
-    print(f"{name:15}{cells}{models[0].count_params():>12}", flush=True)
+    table.append(f"{name:15}{cells}{model.count_params():>12}")
+
 area = np.prod(test[2][:, 2:] - test[2][:, :2], axis=1).mean()
-print(f"\nOf an even map {area:.1%} lie in the box. Both gates start out even.")
-print(f"See where they look (tab Images): tensorboard --logdir {output}")
+print(f"\n{pictures} pictures, {epochs} epochs, {seeds} seeds: means (and ranges)\n")
+print("\n".join(table))
+print(f"\nOf an even map, {area:.1%} lie in the box.")
+print(f"See where the gates look (tab Images): tensorboard --logdir {output}")

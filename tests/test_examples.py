@@ -61,6 +61,14 @@ TABLE = (
             f"Exact match on held-out numbers: {PERCENT}": (60, 100),
         },
     ),
+    Example(
+        "locate_digit",
+        {
+            f"(?:no|CBAM's|YOLOv4's) gate +{PERCENT}": (5, 60),  # digits, by chance 10%
+            f"Of an even map, {PERCENT}": (10, 20),
+        },
+        ("*/attention/events.*",),
+    ),
 )
 
 
