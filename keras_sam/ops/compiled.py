@@ -54,7 +54,7 @@ def processors():
     if tf.config.list_logical_devices("GPU"):
         return 1
     threads = tf.config.threading.get_inter_op_parallelism_threads()
-    return threads or len(os.sched_getaffinity(0))
+    return threads or os.cpu_count() or 1
 
 
 def shares(total):
