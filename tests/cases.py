@@ -272,7 +272,7 @@ def everything(unknown=False, names=tuple(CASES), **arguments):
         inputs = case.symbols(unknown)
         symbols += inputs
         layer = case.make(**chosen, name=name.replace(", ", "_").replace(" ", "_"))
-        outputs[name] = layer(*inputs)
+        outputs[layer.name] = layer(*inputs)
     model = randomize(keras.Model(symbols, outputs))
 
     def arrays(batch):

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import pytest
 from cases import CASES, everything
 from common import numpy
 
@@ -20,7 +19,6 @@ def numpy_by_name(results):
     return {name: numpy(result) for name, result in results.items()}
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have a `quantize` method implemented")
 def test_quantized_and_loaded_twice(reload):
     model, arrays = everything(names=WITH_DENSE, block_size=None)
     inputs = arrays(2)

@@ -95,5 +95,6 @@ class SpatialGate(keras.layers.Layer):
         raise ValueError(
             "`gate` must have the shape of `features`"
             + (", or one channel" if self.broadcast else "")
-            + f", {where}.{hint} Received: features of shape {features}, gate of shape {gate}"
+            + f", {where}.{hint} Received: features of shape {features}, "
+            f"gate of shape {gate}"
         )

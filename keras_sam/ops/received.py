@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_sam.ops.attention import attention_weights
-from keras_sam.ops.compiled import compiled
+from keras_sam.ops.blockwise import run
+from keras_sam.ops.compiled import compiled, vjp
 from keras_sam.ops.spans import smaller
 
 # Query rows that are computed at a time.
@@ -37,32 +38,56 @@ def received_weight(query, key, *, compare, operands, normalizer, mask=None):
     """
     dtype = keras.backend.standardize_dtype(query.dtype)
     wide = dtype if dtype == "float64" else "float32"
-    query, key = ops.cast(query, wide), ops.cast(key, wide)
-    valid = ops.ones(ops.shape(query)[:1] + ops.shape(query)[2:3], "int32")
+    valid = ops.ones(ops.shape(query)[:1] + ops.shape(query)[2:3], "bool")
     if mask is not None:
-        valid = ops.cast(mask, "int32")  # booleans do not survive rematerialization
-    return _compiled(compare, normalizer)(query, key, valid, tuple(operands))
+        valid = ops.cast(mask, "bool")
+    inputs = {"query": query, "key": key}
+    inputs |= {f"operand{i}": tensor for i, tensor in enumerate(operands)}
+    inputs = {name: ops.cast(tensor, wide) for name, tensor in inputs.items()}
+    return run(_passes(compare, normalizer, tuple(inputs)), inputs, {"valid": valid})
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(compare, normalizer):
-    """The compiled function, one for all layers."""
+def _passes(compare, normalizer, names):
+    """The forward and the backward pass, one for all layers."""
 
-    @keras.remat
-    def of_slab(query, valid, key, key_valid, *operands):
-        scores = compare(operands, query, key)
-        allowed = ops.cast(key_valid, "bool")[:, None, None, :]
-        weights = attention_weights(scores, normalizer, allowed)
+    def of_slab(query, valid, inputs, key_valid):
+        scores = compare(tuple(inputs[name] for name in names[2:]), query, inputs["key"])
+        weights = attention_weights(scores, normalizer, key_valid[:, None, None, :])
         rows = ops.cast(valid, weights.dtype)[:, None, :, None]
         return ops.sum(ops.multiply(weights, rows), axis=-2)
 
-    def received(query, key, valid, operands):
-        rows = smaller(ROWS, ops.shape(query)[2])
-        slabs = _cut(query, 2, rows), _cut(valid, 1, rows)
-        sums = ops.map(lambda slab: of_slab(*slab, key, valid, *operands), slabs)
+    def received(inputs, valid):
+        rows = smaller(ROWS, ops.shape(inputs["query"])[2])
+        slabs = _cut(inputs["query"], 2, rows), _cut(ops.cast(valid, "int32"), 1, rows)
+        sums = ops.map(lambda slab: of_slab(*slab, inputs, valid), slabs)
         return ops.sum(sums, axis=0)
 
-    return compiled(received)
+    def forward(tensors):
+        inputs = {name: tensors[name] for name in names}
+        return received(inputs, tensors["valid"]), ops.zeros(())
+
+    def backward(tensors):
+        query = tensors["query"]
+        rows = smaller(ROWS, ops.shape(query)[2])
+        valid = tensors["valid"]
+        shared = {name: tensors[name] for name in names[1:]}
+
+        def of_one(slab):
+            def sums(inputs):
+                return of_slab(inputs["query"], slab[1], inputs, valid)
+
+            return vjp(sums, {"query": slab[0], **shared}, tensors["upstream"])
+
+        slabs = _cut(query, 2, rows), _cut(ops.cast(valid, "int32"), 1, rows)
+        parts = ops.map(of_one, slabs)
+        gradients = {name: ops.sum(parts[name], axis=0) for name in shared}
+        turned = ops.moveaxis(parts["query"], 0, 2)  # (B, H, slabs, rows, D)
+        shape = ops.shape(query)
+        whole = ops.reshape(turned, (*shape[:2], -1, shape[3]))
+        return {"query": whole[:, :, : shape[2]], **gradients}
+
+    return compiled(forward), compiled(backward)
 
 
 def _cut(tensor, axis, rows):
