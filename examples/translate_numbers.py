@@ -87,15 +87,17 @@ def feed_forward(x):
 
 
 source = keras.Input(sources.shape[1:], dtype="int32", name="source")
-x = TokenAndPosition(STOP + 1 + len(words), width)(source)
-x = add_and_normalize(x, keras_sam.SelfAttention(num_heads=4, name="read")(x))
+meanings = TokenAndPosition(STOP + 1 + len(words), width)(source)
+x = add_and_normalize(meanings, keras_sam.SelfAttention(num_heads=4, name="read")(meanings))
 x = feed_forward(x)
 
 target = keras.Input(targets.shape[1:], dtype="int32", name="written")
 y = TokenAndPosition(STOP + 1 + len(letters), width)(target)
 y = add_and_normalize(y, keras_sam.SelfAttention(num_heads=4, causal=True, name="write")(y))
-# One head: the alignment is then one picture, not an average of several.
-y = add_and_normalize(y, keras_sam.CrossAttention(num_heads=1, name="align")(y, x))
+# One head: the alignment is then one picture. Keys have read the whole phrase, values are
+# the words by themselves, so the weights say which word is used, not where it was read.
+align = keras_sam.CrossAttention(num_heads=1, name="align")
+y = add_and_normalize(y, align(y, value=meanings, key=x))
 y = feed_forward(y)
 logits = layers.Dense(STOP + 1 + len(letters))(y)
 model = keras.Model([source, target], logits)
