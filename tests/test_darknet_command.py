@@ -12,6 +12,8 @@ import pytest
 
 from keras_sam.darknet.__main__ import main
 
+pytestmark = pytest.mark.tensorflow
+
 FOLDER = pathlib.Path(__file__).parent / "data" / "darknet" / "sam_minimal"
 CFG, WEIGHTS = str(FOLDER / "model.cfg"), str(FOLDER / "model.weights")
 
@@ -89,5 +91,5 @@ def test_a_failure_while_saving_leaves_the_old_file(tmp_path, monkeypatch):
 def test_as_a_module(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["darknet", "summary", os.devnull])
     with pytest.raises(SystemExit, match="2"):
-        runpy.run_module("keras_sam.darknet.__main__", run_name="__main__")
+        runpy.run_path(sys.modules[main.__module__].__file__, run_name="__main__")
     assert capsys.readouterr().err.startswith("error: ")
