@@ -209,9 +209,12 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--quick", action="store_true", help="64 pictures, one epoch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=pathlib.Path, default="runs/darknet_sam")
     options = parser.parse_args(arguments)
+    if options.quick:
+        options.pictures, options.epochs = 64, 1
     options.output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(options.seed)
     rng = np.random.default_rng(options.seed)

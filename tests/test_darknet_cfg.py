@@ -212,7 +212,7 @@ BAD = {
     "huge padding": (layer("maxpool", "size=100001"), (8, 1, None, "at most")),
     "huge upsampling": (layer("upsample", "stride=99999"), (8, 1, None, "at most")),
     "huge picture": (NET.replace("24", "2000000000") + CONV, (1, None, None, "at most")),
-    "many layers": (NET + CONV + "[dropout]\n" * 5000, (2055, 2048, None, "2048 layers")),
+    "many layers": (NET + CONV + "[dropout]\n" * 5000, (2055, None, None, "2048 layers")),
     "many sources": (layer("route", "layers=0" + ",0" * 300), (9, 1, "layers", "256")),
     "too long": (NET + CONV + "#" * MAX_BYTES, (None, None, None, "larger than")),
 }  # fmt: skip
@@ -271,11 +271,13 @@ seeds = functools.cache(darknet_fuzz.seeds)
 
 
 @hypothesis.given(st.one_of(st.text(), st.binary(), st.integers(0, 2**63)))
-@hypothesis.settings(max_examples=150, deadline=darknet_fuzz.SECONDS * 1000, database=None)
+@hypothesis.settings(max_examples=150, deadline=None, database=None)
 def test_fuzz(source):
     """Pure noise, or a configuration with some things wrong (by seed)."""
     rng = np.random.default_rng(source if isinstance(source, int) else 0)
     if isinstance(source, int):
         texts = seeds()
         source = darknet_fuzz.mutate(texts[rng.integers(len(texts))], rng)
+    start = time.process_time()
     darknet_fuzz.run(source, rng)
+    assert time.process_time() - start < darknet_fuzz.SECONDS

@@ -12,6 +12,8 @@ import pytest
 
 from keras_sam.darknet.__main__ import main
 
+pytestmark = pytest.mark.tensorflow
+
 FOLDER = pathlib.Path(__file__).parent / "data" / "darknet" / "sam_minimal"
 CFG, WEIGHTS = str(FOLDER / "model.cfg"), str(FOLDER / "model.weights")
 
@@ -90,5 +92,5 @@ def test_as_a_module(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["darknet", "summary", os.devnull])
     monkeypatch.delitem(sys.modules, "keras_sam.darknet.__main__", raising=False)
     with pytest.raises(SystemExit, match="2"):
-        runpy.run_module("keras_sam.darknet.__main__", run_name="__main__")
+        runpy.run_path(sys.modules[main.__module__].__file__, run_name="__main__")
     assert capsys.readouterr().err.startswith("error: ")

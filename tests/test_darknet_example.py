@@ -5,6 +5,8 @@ import runpy
 
 import pytest
 
+pytestmark = pytest.mark.tensorflow
+
 
 def test_darknet_sam(tmp_path, capsys):
     pytest.importorskip("sklearn")
@@ -12,7 +14,7 @@ def test_darknet_sam(tmp_path, capsys):
     path = pathlib.Path(__file__).parents[1] / "examples" / "darknet_sam.py"
     example = runpy.run_path(str(path))
     results = example["main"](
-        ["--pictures=64", "--epochs=1", f"--output={tmp_path}"],
+        ["--quick", f"--output={tmp_path}"],
     )
     assert "give the same outputs: True" in capsys.readouterr().out
     assert 0 <= results["accuracy"] <= 1

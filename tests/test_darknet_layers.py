@@ -7,6 +7,8 @@ import pytest
 
 from keras_sam import darknet
 
+pytestmark = pytest.mark.tensorflow
+
 # What the reference vectors have none of, or only one of.
 NETWORKS = {
     "stride without room": """

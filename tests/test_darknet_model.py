@@ -1,16 +1,17 @@
 """The Keras side: names, saving, exporting, training, recording, decoding."""
 
 import pathlib
-import subprocess
-import sys
 
 import darknet_yolo
 import keras
 import numpy as np
 import pytest
+from fresh_process import run_python
 
 import keras_sam
 from keras_sam import darknet
+
+pytestmark = pytest.mark.tensorflow
 
 # Every layer that Keras does not have, and a dead end.
 EVERYTHING = """
@@ -132,7 +133,7 @@ keras_sam.darknet.write_weights(model, "again.weights")
 assert type(model) is keras_sam.darknet.DarknetModel
 assert keras_sam.darknet.decode(np.load("y.npy"), model).boxes.shape == (2, 100, 4)
 """
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    run_python("-c", script, cwd=tmp_path)
     np.testing.assert_array_equal(
         np.load(tmp_path / "y.npy"), everything(pictures(), training=False)
     )

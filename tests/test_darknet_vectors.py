@@ -8,6 +8,8 @@ import pytest
 
 from keras_sam import darknet
 
+pytestmark = pytest.mark.tensorflow
+
 VECTORS = pathlib.Path(__file__).parent / "data" / "darknet"
 FOLDERS = sorted(path.name for path in VECTORS.iterdir() if path.is_dir())
 

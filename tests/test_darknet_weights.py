@@ -7,6 +7,8 @@ import pytest
 
 from keras_sam import darknet
 
+pytestmark = pytest.mark.tensorflow
+
 CFG = """
 [net]
 width=5

@@ -10,6 +10,7 @@ import functools
 import os
 
 from keras_sam.darknet.errors import DarknetError
+from keras_sam.darknet.geometry import MAX_LAYERS
 
 MAX_BYTES = 2**20  # ten times the largest published configuration
 
@@ -123,6 +124,8 @@ def parse_text(text, source):
             continue
         if line[0] == "[":
             sections.append((_section_name(line, number, fail), number, []))
+            if len(sections) > MAX_LAYERS + 1:
+                raise fail(f"has more than {MAX_LAYERS} layers.", line=number)
         elif not sections:
             raise fail(
                 f"stands before the first section, which must be [net]: {line[:40]!r}.",

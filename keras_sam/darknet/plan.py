@@ -105,10 +105,6 @@ def plan_network(cfg, input_shape=None):
     notices = reader.notices
     if not rest:
         raise net.error("is followed by no layer")
-    if len(rest) > geometry.MAX_LAYERS:
-        raise rest[geometry.MAX_LAYERS].error(
-            f"has more than {geometry.MAX_LAYERS} layers before it"
-        )
     weights = 0
     for section in rest:
         spec, reader = _plan_layer(section, network)
