@@ -14,7 +14,7 @@ from gradients import value_and_gradients
 from keras import ops
 
 from keras_sam import normalizers, scores
-from keras_sam.ops import attention, blockwise, dot_softmax, keep, slabs, spans
+from keras_sam.ops import attention, blockwise, dot_softmax, keep, shared, slabs, spans
 from keras_sam.ops.additive_scores import additive_scores
 from keras_sam.ops.blockwise import attend_blockwise
 
@@ -41,7 +41,7 @@ def uncompiled():
 def head_by_head(monkeypatch):
     """Makes even small heads go through the kernel one by one, shared out."""
     monkeypatch.setattr(slabs, "FEW_PAIRS", 0)
-    monkeypatch.setattr(dot_softmax, "FEW_PAIRS", 0)
+    monkeypatch.setattr(shared, "FEW_PAIRS", 0)
 
 
 def tensors(rows, keys, dtype="float32"):
@@ -136,8 +136,9 @@ def test_equals_all_rows_together(normalizer, mask, lengths, uncompiled):
 
 
 @pytest.mark.parametrize("mask", masks(1, 1))
-def test_equals_all_rows_head_by_head(mask, uncompiled, head_by_head):
-    compare_ways(tensors(23, 19), normalizer="softmax", **masks(23, 19)[mask])
+@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
+def test_equals_all_rows_head_by_head(normalizer, mask, uncompiled, head_by_head):
+    compare_ways(tensors(23, 19), normalizer=normalizer, **masks(23, 19)[mask])
 
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
@@ -388,7 +389,7 @@ def test_unknown_shapes(monkeypatch, head_by_head):
     import tensorflow as tf
 
     monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 1000)
-    monkeypatch.setattr(dot_softmax, "shares", lambda heads: [heads])  # compiles less
+    monkeypatch.setattr(shared, "shares", lambda heads: [heads])  # compiles less
     shapes = ((None, H, None, D), (None, H, None, D), (None, H, None, DV))
     options = {"normalizer": "softmax"}
     attend = functools.partial(attend_to_what_is_not_padding, in_slabs, **options)

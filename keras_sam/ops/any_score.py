@@ -1,8 +1,9 @@
 """Attention slab by slab, for any score and any normalizer.
 
 Nothing is kept for the backward pass: each slab is computed again there, and only then
-differentiated. All heads go through a slab together, because the weights of a score may
-belong to one head each.
+differentiated. Where there is a function that compares, all heads go through a slab
+together, because the weights of a score may belong to one head each. Dot products go
+head by head, as in `dot_softmax`.
 """
 
 import functools
@@ -11,6 +12,7 @@ from keras import ops
 
 from keras_sam.ops.attention import attention_weights
 from keras_sam.ops.compiled import compiled, graph, vjp
+from keras_sam.ops.shared import share_out
 from keras_sam.ops.slabs import Problem
 
 NAMES = ("query", "key", "value", "bias")
@@ -23,9 +25,11 @@ def passes(compare, normalizer, options):
     See `blockwise.run`. Nothing is kept of a row.
     """
     static = {"compare": compare, "normalizer": normalizer, "options": options}
-    forward = compiled(functools.partial(_forward, **static))
-    backward = compiled(functools.partial(_backward, **static))
-    return graph(forward), graph(backward)
+    forward = functools.partial(_forward, **static)
+    backward = functools.partial(_backward, **static)
+    if compare is None:
+        return share_out(forward, backward)
+    return graph(compiled(forward)), graph(compiled(backward))
 
 
 def _operands(tensors):
@@ -33,7 +37,7 @@ def _operands(tensors):
 
 
 def _forward(tensors, compare, normalizer, options):
-    problem = Problem({**tensors, "first_head": 0}, options, together=True)
+    problem = Problem({"first_head": 0, **tensors}, options, compare is not None)
 
     def one_slab(slab, key, value, carry):
         inputs = _inputs(problem, slab, key, value, _operands(tensors))
@@ -46,7 +50,7 @@ def _forward(tensors, compare, normalizer, options):
 
 
 def _backward(tensors, compare, normalizer, options):
-    problem = Problem({**tensors, "first_head": 0}, options, together=True)
+    problem = Problem({"first_head": 0, **tensors}, options, compare is not None)
     upstream = problem.pad(tensors["upstream"])
     all_operands = _operands(tensors)
 
@@ -91,9 +95,12 @@ def _inputs(problem, slab, key, value, operands):
 
 def _attend_slab(inputs, problem, slab, compare, normalizer):
     """The output of a slab."""
-    key = ops.swapaxes(inputs["key"], 2, 3)
-    scores = compare(inputs["operands"], inputs["query"], key)
-    scores = ops.cast(scores, inputs["query"].dtype)
+    query, key = inputs["query"], inputs["key"]
+    if compare is None:
+        scores = ops.matmul(query, key)
+    else:
+        scores = compare(inputs["operands"], query, ops.swapaxes(key, 2, 3))
+        scores = ops.cast(scores, query.dtype)
     allowed = problem.allowed(slab)
     weights = attention_weights(scores, normalizer, allowed, inputs.get("bias"))
     if problem.options.dropout:

@@ -15,9 +15,9 @@ from keras_sam.ops.slabs import Options
 
 # Up to so many weights (4 MiB of float32) nothing is gained by slabs.
 FEW_WEIGHTS = 2**20
-# Dot products and softmax are fastest with so many rows, measured from 64 to 1024.
-DOT_SOFTMAX_ROWS = 256
-# Anything else has so many pairs of a row and a key in a slab: 2 MiB of float32.
+# Dot products are fastest with so many rows, measured from 64 to 1024.
+DOT_PRODUCT_ROWS = 256
+# Other scores have so many pairs of a row and a key in a slab: 2 MiB of float32.
 PAIRS = 2**19
 
 
@@ -144,18 +144,19 @@ def choose_passes(shape, compare, normalizer, temperature, options):
         temperature: See `attend_blockwise`.
         options: `Options`, whose block size may be `"auto"`.
     """
-    by_name = compare or dot_product, normalizer or softmax(temperature)
+    normalize = normalizer or softmax(temperature)
     lengths_are_known = all(isinstance(size, int) for size in shape[1:])
     rows = options.block_size
+    if rows == "auto":
+        rows = DOT_PRODUCT_ROWS if compare is None else rows_of_pairs(shape)
+    options_of_slabs = options.with_rows(rows)
     if compare is None and normalizer is None:
-        rows = DOT_SOFTMAX_ROWS if rows == "auto" else rows
-        in_slabs = dot_softmax.passes(options.with_rows(rows))
+        in_slabs = dot_softmax.passes(options_of_slabs)
     else:
-        rows = rows_of_pairs(shape) if rows == "auto" else rows
-        in_slabs = any_score.passes(*by_name, options.with_rows(rows))
+        in_slabs = any_score.passes(compare, normalize, options_of_slabs)
     if options.block_size != "auto":
         return in_slabs
-    at_once = all_rows.passes(*by_name, options.with_rows(None))
+    at_once = all_rows.passes(compare or dot_product, normalize, options.with_rows(None))
     if runs_eagerly():
         # Calls are of many lengths, and compiling takes a second for each.
         return at_once if math.prod(shape) <= FEW_WEIGHTS else in_slabs

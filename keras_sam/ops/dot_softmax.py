@@ -19,13 +19,12 @@ slabs of whole rows.
 """
 
 import functools
-import math
 
 from keras import ops
 
 from keras_sam.ops.attention import MASKED
-from keras_sam.ops.compiled import compiled, graph, shares
-from keras_sam.ops.slabs import FEW_PAIRS, Problem
+from keras_sam.ops.shared import share_out
+from keras_sam.ops.slabs import Problem
 
 
 @functools.lru_cache(maxsize=64)
@@ -34,53 +33,8 @@ def passes(options):
 
     See `blockwise.run`. What is kept of each row is the logarithm of its sum.
     """
-    forward = compiled(functools.partial(_forward, options=options))
-    backward = compiled(functools.partial(_backward, options=options))
-
-    def share_forward(tensors):
-        outputs = [forward(share) for share in _shares_of_heads(tensors)]
-        return tuple(_join(outputs, i) for i in range(2))
-
-    def share_backward(tensors):
-        outputs = [backward(share) for share in _shares_of_heads(tensors)]
-        gradients = {name: _join(outputs, name) for name in ("query", "key", "value")}
-        if tensors["bias"] is None:
-            return gradients
-        if tensors["bias"].shape[1] == 1:
-            return {**gradients, "bias": sum(output["bias"] for output in outputs)}
-        return {**gradients, "bias": _join(outputs, "bias")}
-
-    return graph(share_forward), graph(share_backward)
-
-
-def _shares_of_heads(tensors):
-    """Shares out the heads over the processors."""
-    first = 0
-    for size in _shares(tensors):
-        share = {
-            name: tensor[:, first : first + size] if _has_heads(tensor) else tensor
-            for name, tensor in tensors.items()
-        }
-        yield {**share, "first_head": ops.convert_to_tensor(first, "int32")}
-        first += size
-
-
-def _shares(tensors):
-    """How many heads each processor gets; all to one where there is little to do."""
-    batch, heads, length, _ = tensors["query"].shape
-    sizes = (batch, heads, length, tensors["key"].shape[2])
-    few = None not in sizes and math.prod(sizes) <= FEW_PAIRS
-    return [heads] if few else shares(heads)
-
-
-def _has_heads(tensor):
-    return tensor is not None and len(tensor.shape) == 4 and tensor.shape[1] != 1
-
-
-def _join(outputs, index):
-    """Concatenates the heads of one output of all shares."""
-    outputs = [output[index] for output in outputs]
-    return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
+    forward = functools.partial(_forward, options=options)
+    return share_out(forward, functools.partial(_backward, options=options))
 
 
 def _forward(tensors, options):
