@@ -22,6 +22,17 @@ class DarknetModel(keras.Model):
     top of that it keeps the text of its cfg and the header of its weight file, so that
     `write_weights`, `decode` and `layer_outputs` work after `keras.saving.load_model`,
     too.
+
+    Example:
+
+    >>> from keras_sam import darknet
+    >>> cfg = "[net]\\nwidth=8\\nheight=8\\nchannels=3\\n[convolutional]\\nfilters=2"
+    >>> model = darknet.build_model(cfg)
+    >>> isinstance(model, darknet.DarknetModel), model.output.shape
+    (True, (None, 8, 8, 2))
+
+    Reference:
+        Darknet as AlexeyAB keeps it (https://github.com/AlexeyAB/darknet).
     """
 
     # The signature of keras.Model: Keras saves the graph of such subclasses.
