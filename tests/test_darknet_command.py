@@ -90,7 +90,6 @@ def test_a_failure_while_saving_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_as_a_module(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["darknet", "summary", os.devnull])
-    monkeypatch.delitem(sys.modules, "keras_sam.darknet.__main__", raising=False)
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(sys.modules[main.__module__].__file__, run_name="__main__")
     assert capsys.readouterr().err.startswith("error: ")
