@@ -248,7 +248,9 @@ def test_trained_under_xla(unknown):
     assert losses[True][0] > losses[True][1] > losses[True][2]
     if not any(case.arguments.get("dropout") for case in CASES.values()):
         np.testing.assert_allclose(losses[True], losses[False], rtol=1e-4)
-    for name, case in CASES.items():  # each weight of each layer has learned
+    for name, case in CASES.items():  # each weight of these layers has learned
+        if not case.layer.__name__.startswith(("Self", "Cross", "Selective")):
+            continue
         layer = model.get_layer(name.replace(", ", "_").replace(" ", "_"))
         before = dict(zip([w.path for w in model.weights], weights, strict=True))
         for weight in layer.trainable_weights:
