@@ -96,7 +96,7 @@ def in_slabs(query, key, value, bias, *, score=None, weights=(), normalizer, **a
     return attend_blockwise(query, key, value, bias=bias, **arguments)
 
 
-def compare_ways(arrays, weights=(), **arguments):
+def compare_ways(arrays, weights=(), slabs_of=BLOCK, **arguments):
     """Checks values and gradients against those of all rows at once, in float64.
 
     The error may be twice that of all rows at once in the same precision, plus what no
@@ -118,7 +118,7 @@ def compare_ways(arrays, weights=(), **arguments):
     wide = "float64" if BACKEND != "jax" else "float32"
     expected = differentiate(densely, wide)
     naive = differentiate(densely, "float32")
-    actual = differentiate(in_slabs, "float32", block_size=BLOCK)
+    actual = differentiate(in_slabs, "float32", block_size=slabs_of)
     unavoidable = rounding(upstream, *arrays[:3])
     for one, plain, exact in zip(actual, naive, expected, strict=True):
         assert one.shape == exact.shape
@@ -281,7 +281,8 @@ def test_the_backward_pass_drops_what_the_forward_pass_dropped(
 
 def test_what_is_dropped_does_not_depend_on_the_slabs(uncompiled, head_by_head):
     query, key, value, _ = tensors(23, 19)
-    some = [numpy(dropping(query, key, value, block_size=n)) for n in (8, 16, 64)]
+    sizes = (8, 16, 64, "auto")
+    some = [numpy(dropping(query, key, value, block_size=n)) for n in sizes]
     some.append(numpy(dropping(query, key, value, normalizer=normalizers.Softmax())))
     for other in some[1:]:
         np.testing.assert_allclose(some[0], other, atol=1e-5)
@@ -343,6 +344,30 @@ def test_causal_slabs_skip_what_is_masked():
     rows, _, groups = spans.plan(8192, 8192, 256, causal=True)
     pairs = sum(rows * group.count * group.width for group in groups)
     assert pairs < 0.6 * 8192**2
+
+
+@pytest.mark.parametrize(
+    ("shape", "few"),
+    [
+        ((1, 8, 512, 512), True),
+        ((64, 8, 256, 256), True),  # no more than what the projections keep
+        ((None, 8, 256, 256), True),
+        ((16, 8, 512, 512), False),
+        ((None, 8, 512, 512), False),
+        ((1, 8, None, 512), False),
+        ((1, 8, 4096, 4096), False),
+    ],
+)
+def test_weights_are_kept_where_they_are_few(shape, few):
+    assert blockwise.are_few(shape, 64, slabs.Options("auto")) == few
+    assert not blockwise.are_few(shape, 64, slabs.Options(256))
+
+
+@pytest.mark.parametrize("mask", masks(1, 1))
+def test_few_weights_that_are_kept(mask, uncompiled):
+    compare_ways(
+        tensors(9, 11), normalizer="softmax", slabs_of="auto", **masks(9, 11)[mask]
+    )
 
 
 # Additive scores

@@ -1,4 +1,8 @@
-"""Attention with all query rows at once, where sequences are short."""
+"""Attention with all query rows at once, where sequences are short.
+
+Either weights are kept for the gradient, which is fastest where they are few, or nothing
+is, and all is computed again.
+"""
 
 import functools
 
@@ -9,6 +13,11 @@ from keras_sam.ops.compiled import vjp
 from keras_sam.ops.keep import keep
 
 NAMES = ("query", "key", "value", "bias")
+
+
+def keeping(tensors, compare, normalizer, options):
+    """Attends with a gradient that the backend makes, from weights that it keeps."""
+    return _attend(*_divide(tensors), compare, normalizer, options)
 
 
 def passes(compare, normalizer, options):

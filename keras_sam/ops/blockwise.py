@@ -13,8 +13,11 @@ from keras_sam.ops import all_rows, any_score, dot_softmax
 from keras_sam.ops.compiled import runs_eagerly
 from keras_sam.ops.slabs import Options
 
-# Up to so many weights (4 MiB of float32) nothing is gained by slabs.
-FEW_WEIGHTS = 2**20
+# Up to so many weights (16 MiB of float32) nothing is gained by slabs.
+FEW_WEIGHTS = 2**22
+# A row of at most so many weights for each number of a query takes no more memory than
+# what the row keeps anyway, which is its query, key, value and output.
+FEW_FOR_A_ROW = 4
 # Dot products are fastest with so many rows, measured from 64 to 1024.
 DOT_PRODUCT_ROWS = 256
 # Other scores have so many pairs of a row and a key in a slab: 2 MiB of float32.
@@ -94,8 +97,13 @@ def attend_blockwise(
         temperature = 1.0
     options = Options(block_size, causal, sliding_window, dropout)
     shape = (*ops.shape(query)[:3], ops.shape(key)[2])
-    passes = choose_passes(shape, compare, normalizer, temperature, options)
-    output = ops.cast(run(passes, inputs, constants), given)
+    if compare is None and normalizer is None and are_few(shape, query.shape[3], options):
+        few = softmax(temperature), options.with_rows(None)
+        output = all_rows.keeping({**inputs, **constants}, dot_product, *few)
+    else:
+        passes = choose_passes(shape, compare, normalizer, temperature, options)
+        output = run(passes, inputs, constants)
+    output = ops.cast(output, given)
     if query_mask is None:
         return output
     return ops.where(query_mask[:, None, :, None], output, ops.zeros_like(output))
@@ -163,6 +171,15 @@ def choose_passes(shape, compare, normalizer, temperature, options):
     if lengths_are_known:
         return in_slabs
     return either(at_once, in_slabs)
+
+
+def are_few(shape, depth, options):
+    """Whether the weights, `(B, H, T, S)`, are known to be so few that all are kept."""
+    if options.block_size != "auto" or not all(isinstance(n, int) for n in shape[1:]):
+        return False
+    if shape[3] <= FEW_FOR_A_ROW * depth:
+        return True
+    return isinstance(shape[0], int) and math.prod(shape) <= FEW_WEIGHTS
 
 
 def either(at_once, in_slabs):
