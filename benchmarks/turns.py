@@ -1,0 +1,124 @@
+"""Measuring contenders in turns, each in a process of its own.
+
+A process of its own makes peak memory that of one contender. Turns, round after round,
+make what else the machine does fall on all of them alike.
+"""
+
+import json
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+STATUS = pathlib.Path("/proc/self/status")
+PAUSE = 0.3  # seconds between turns, until the threads of the last one sleep
+
+
+def serve(make):
+    """Runs in a contender's process: calls `make(case)()` whenever it is its turn.
+
+    Args:
+        make: A function of the case, a dictionary, that returns a function without
+            arguments, which does the work once and waits for it to be done.
+    """
+    case = json.loads(sys.argv[2])
+    run = make(case)
+    _forget_peak()
+    before = _memory("VmRSS")
+    first = _seconds(run)
+    run()
+    _say(first_s=first)
+    for line in sys.stdin:
+        if line.strip() == "run":
+            _say(ms=1000 * _seconds(run))
+        else:
+            _say(mib=(_memory("VmHWM") - before) / 2**20)
+
+
+def compete(script, contenders, case, rounds):
+    """Runs `script --serve CASE` for each contender, and returns what was measured.
+
+    Args:
+        script: Path of the script, which calls `serve`.
+        contenders: The names, each put into the case as `contender`.
+        case: A dictionary that JSON can write.
+        rounds: How many times each is timed.
+
+    Returns:
+        By contender, a dictionary of `ms`, the median; `mib`, the growth of the process
+        over what it was before the first call, at most; and `first_s`, the seconds of the
+        first call, which compiles. `error` is there instead for one that failed.
+    """
+    processes = {name: _start(script, {**case, "contender": name}) for name in contenders}
+    results, alive = {}, {}
+    for name, process in processes.items():
+        results[name] = _hear(process)  # one after the other: the first call is timed
+        if "error" not in results[name]:
+            alive[name] = process
+    times = {name: [] for name in alive}
+    for _ in range(rounds):
+        for name, process in alive.items():
+            time.sleep(PAUSE)
+            times[name].append(_ask(process, "run").get("ms", float("nan")))
+    for name, process in alive.items():
+        results[name] |= _ask(process, "memory")
+        results[name]["ms"] = statistics.median(times[name])
+    for process in processes.values():
+        process.stdin.close()
+        process.wait()
+    return results
+
+
+def _start(script, case):
+    command = [sys.executable, str(script), "--serve", json.dumps(case)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(
+        command, text=True, bufsize=1, stderr=subprocess.DEVNULL, **pipes
+    )
+    return process
+
+
+def _ask(process, what):
+    try:
+        process.stdin.write(what + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return {"error": "ended early"}
+    return _hear(process)
+
+
+def _hear(process):
+    for line in process.stdout:
+        if line.startswith("{"):  # not what a library says
+            return json.loads(line)
+    return {"error": f"ended with exit code {process.wait()}"}
+
+
+def _say(**what):
+    print(json.dumps(what), flush=True)
+
+
+def _seconds(run):
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def _memory(key):
+    """`VmRSS`, the memory in use, or `VmHWM`, the most that was, in bytes."""
+    if STATUS.exists():
+        for line in STATUS.read_text().splitlines():
+            if line.startswith(key):
+                return int(line.split()[1]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # no Linux: bytes, the peak
+    return most
+
+
+def _forget_peak():
+    """Makes Linux count the peak anew."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
