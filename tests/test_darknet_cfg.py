@@ -206,14 +206,19 @@ BAD = {
     "shortcut activation": (layer("shortcut", "from=0", "activation=hard_mish"),
                             (10, 1, "activation", "zeros")),
     "huge filters": (layer("conv", "filters=1000000000"), (8, 1, None, "at most")),
-    "huge weights": (layer("conv", "filters=30000", before="")
-                     + "[conv]\nfilters=30000\n", (7, 1, None, "weights; at most")),
+    "many channels": (layer("conv", "filters=1048577"), (8, 1, None, "1048576")),
+    "huge layer": (layer("conv", "filters=30000", before="")
+                   + "[conv]\nfilters=30000\n", (7, 1, None, "weights; at most")),
+    "huge weights": (layer("conv", "filters=8000", before="")
+                     + "[conv]\nfilters=8000\n" * 9, (23, 9, None, "brings the")),
+    "huge head": (NET.replace("=4", "=268435456") + "[yolo]\nclasses=268435451\n",
+                  (1, None, None, "channels; at most")),
     "huge kernel": (layer("conv", "size=100001", "pad=1"), (8, 1, None, "at most")),
     "huge padding": (layer("maxpool", "size=100001"), (8, 1, None, "at most")),
     "huge upsampling": (layer("upsample", "stride=99999"), (8, 1, None, "at most")),
     "huge picture": (NET.replace("24", "2000000000") + CONV, (1, None, None, "at most")),
-    "many layers": (NET + CONV + "[dropout]\n" * 5000, (2055, None, None, "2048 layers")),
-    "many sources": (layer("route", "layers=0" + ",0" * 300), (9, 1, "layers", "256")),
+    "many layers": (NET + CONV + "[dropout]\n" * 5000, (1031, None, None, "1024 layers")),
+    "many sources": (layer("route", "layers=0" + ",0" * 64), (9, 1, "layers", "most 64")),
     "too long": (NET + CONV + "#" * MAX_BYTES, (None, None, None, "larger than")),
 }  # fmt: skip
 BAD |= {
