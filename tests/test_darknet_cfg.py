@@ -1,10 +1,12 @@
 """Reading configurations: Darknet's syntax, and everything that is refused."""
 
+import dataclasses
 import functools
 import logging
 import time
 
 import darknet_fuzz
+import darknet_networks
 import darknet_yolo
 import hypothesis
 import hypothesis.strategies as st
@@ -87,6 +89,52 @@ def test_untidy_files_mean_the_same(tmp_path, caplog):
         f"{path}, line 17: [convolutional] has no option `alinewithoutmeaning`; it is "
         "ignored",
     ]
+
+
+ALIASES = {
+    "convolutional": "conv",
+    "maxpool": "max",
+    "avgpool": "avg",
+    "local_avgpool": "local_avg",
+    "net": "network",
+}
+TEXT = ("activation", "weights_type", "weights_normalization")
+
+
+def untidy(text, rng):
+    """Returns the same configuration as a person might leave it."""
+
+    def spread(word):
+        """White space goes anywhere in a line, even inside words and numbers."""
+        at = int(rng.integers(len(word) + 1))
+        return word[:at] + rng.choice([" ", "", "\t", "  "]) + word[at:]
+
+    lines = ["# made by hand", ""]
+    for line in text.split("\n"):
+        key, equals, value = line.partition("=")
+        name = line.strip("[]")
+        if equals:
+            junk = "" if key in TEXT else rng.choice(["", " ### P6", "x", " ; was 7"])
+            lines.append(f"{spread(key)}={spread(value)}{junk}")
+            lines += [f" {key} = bogus", "; a comment, -1"][: rng.integers(3)]
+        elif line:
+            lines.append(spread(f"[{rng.choice([name, ALIASES.get(name, name)])}]"))
+            lines += ["", "\t  ", "#[conv]"][: rng.integers(4)]
+    return rng.choice(["\n", "\r\n"]).join(lines)
+
+
+def meaning(cfg):
+    """What is planned, less the lines that it stands in."""
+    plan = plan_network(cfg)
+    return [dataclasses.replace(spec, section=None) for spec in plan.layers]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_untidied_networks_mean_the_same(seed):
+    rng = np.random.default_rng(seed)
+    tidy = darknet_networks.random_cfg(rng, layers=20)
+    for text in (tidy, darknet_yolo.yolov4_sam(width=1 / 16, size=64)):
+        assert meaning(untidy(text, rng)) == meaning(text)
 
 
 @pytest.mark.parametrize(
