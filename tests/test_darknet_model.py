@@ -142,7 +142,7 @@ assert keras_sam.darknet.decode(np.load("y.npy"), model).boxes.shape == (2, 100,
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_exported_for_a_process_without_keras(everything, tmp_path):
+def test_exported_for_a_process_without_keras_sam(everything, tmp_path):
     pytest.importorskip("tensorflow")
     everything.export(tmp_path / "saved", verbose=False)
     np.save(tmp_path / "x.npy", pictures(3))
@@ -150,7 +150,7 @@ def test_exported_for_a_process_without_keras(everything, tmp_path):
 import sys, numpy as np, tensorflow as tf
 loaded = tf.saved_model.load("saved")
 np.save("y.npy", loaded.serve(np.load("x.npy")))
-assert not {"keras_sam", "keras"} & {*sys.modules}
+assert "keras_sam" not in sys.modules
 """
     run_python("-c", script, cwd=tmp_path)
     expected = everything(pictures(3), training=False)
