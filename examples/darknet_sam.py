@@ -3,10 +3,11 @@
     python examples/darknet_sam.py
     python examples/darknet_sam.py --pictures 4000 --epochs 20 --output runs/darknet_sam
 
-The configuration below is a small YOLOv4 with spatial attention: residual blocks, a
-1 x 1 logistic convolution, and the [sam] layer that multiplies by it. It is built,
-trained on digits among clutter, and written back as model.cfg and model.weights, which
-Darknet reads. attention.png shows the gate of [sam], averaged over its channels. Each
+The configuration below is a small YOLOv4 with spatial attention: a residual block, and
+at two scales a 1 x 1 logistic convolution with the [sam] layer that multiplies by it. It
+is built, trained on digits among clutter, and written back as model.cfg and
+model.weights, which Darknet reads. attention.png shows the gate of each [sam], averaged
+over its channels; `tensorboard --logdir runs/darknet_sam` shows how it came about. Each
 channel has a gate of its own, so nothing forces their average to follow the digit; the
 table says how much it does.
 """
@@ -22,6 +23,7 @@ from sklearn.datasets import load_digits
 
 import keras_sam
 from keras_sam import darknet
+from keras_sam.callbacks import AttentionTensorBoard
 
 SIZE = 48
 CFG = """
@@ -98,6 +100,17 @@ pad=1
 activation=mish
 
 [convolutional]
+batch_normalize=1
+filters=64
+size=1
+stride=1
+pad=1
+activation=logistic
+
+[sam]
+from=-2
+
+[convolutional]
 filters=15
 size=1
 stride=1
@@ -165,12 +178,15 @@ def overlap(boxes, others):
 
 
 def attention_maps(model, pictures):
-    """Returns the gate of the [sam] layer, averaged over channels, at picture size."""
-    with keras_sam.record_attention() as maps:
+    """Returns by name the gates, averaged over channels, at the size of pictures."""
+    with keras_sam.record_attention() as recorded:
         model(pictures, training=False)
-    gate = np.mean(maps["006_sam"], axis=-1)
-    scale = SIZE // gate.shape[1]  # 4: the gate is 12 x 12
-    return gate.repeat(scale, axis=1).repeat(scale, axis=2)
+    maps = {}
+    for name, gate in recorded.items():
+        gate = np.mean(gate, axis=-1)
+        scale = SIZE // gate.shape[1]  # 4 and 8: gates are 12 x 12 and 6 x 6
+        maps[name] = gate.repeat(scale, axis=1).repeat(scale, axis=2)
+    return maps
 
 
 def share_inside(maps, boxes):
@@ -185,23 +201,30 @@ def share_inside(maps, boxes):
 
 
 def draw(path, pictures, maps, boxes, found):
+    """A row of pictures with boxes, and one for each layer with its attention."""
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, len(pictures), figsize=(2 * len(pictures), 4.4))
-    for column, axis in enumerate(axes.T):
-        for panel in axis:
-            panel.imshow(pictures[column])
-            panel.set_axis_off()
-        axis[1].imshow(maps[column], cmap="viridis", alpha=0.6)
+    rows, columns = 1 + len(maps), len(pictures)
+    figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.2 * rows))
+    for panel in axes.flat:
+        panel.set(xticks=[], yticks=[])
+    for column, picture in enumerate(pictures):
+        axes[0, column].imshow(picture)
         for box, color in ((boxes[column], "white"), (found[column], "red")):
             top, left, bottom, right = box * SIZE - 0.5
             corner, width, height = (left, top), right - left, bottom - top
-            axis[0].add_patch(
+            axes[0, column].add_patch(
                 plt.Rectangle(corner, width, height, fill=False, edgecolor=color)
             )
-    figure.suptitle("above: truth white, found red; below: mean gate of 006_sam")
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    axes[0, 0].set_ylabel("truth white, found red")
+    for row, (name, gates) in zip(axes[1:], maps.items(), strict=True):
+        row[0].set_ylabel(f"mean gate of {name}")
+        for panel, picture, gate in zip(row, pictures, gates, strict=False):
+            panel.imshow(picture.mean(axis=-1), cmap="gray")
+            panel.imshow(gate, cmap="viridis", alpha=0.6)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
@@ -221,35 +244,38 @@ def main(arguments=None):
 
     model = darknet.build_model(CFG)
     pictures, boxes, classes = make_pictures(options.pictures, rng)
+    test_pictures, test_boxes, test_classes = make_pictures(200, rng)
     model.compile(keras.optimizers.Adam(2e-3), yolo_loss)
+    watch = AttentionTensorBoard(options.output, test_pictures[:6])
     model.fit(
         pictures,
         make_targets(boxes, classes),
         batch_size=32,
         epochs=options.epochs,
         verbose=2,
+        callbacks=[watch],
     )
 
-    pictures, boxes, classes = make_pictures(200, rng)
-    outputs = model.predict(pictures, verbose=0)
+    outputs = model.predict(test_pictures, verbose=0)
     found = darknet.decode(outputs, model, score_threshold=0.0, max_detections=1)
-    maps = attention_maps(model, pictures)
+    maps = attention_maps(model, test_pictures)
     best = np.array(found.boxes[:, 0])
     results = {
-        "accuracy": float(np.mean(np.array(found.classes[:, 0]) == classes)),
-        "mean IoU": float(np.mean(overlap(best, boxes))),
-        "attention in the box / outside": share_inside(maps, boxes),
+        "accuracy": float(np.mean(np.array(found.classes[:, 0]) == test_classes)),
+        "mean IoU": float(np.mean(overlap(best, test_boxes))),
     }
+    for name, gates in maps.items():
+        results[f"{name}: in the box / outside"] = share_inside(gates, test_boxes)
     for name, value in results.items():
         print(f"{name:<32}{value:6.3f}")
 
-    draw(options.output / "attention.png", pictures[:6], maps, boxes, best)
+    draw(options.output / "attention.png", test_pictures[:6], maps, test_boxes, best)
     (options.output / "model.cfg").write_text(CFG)
     darknet.write_weights(model, options.output / "model.weights")
     again = darknet.load_model(
         options.output / "model.cfg", options.output / "model.weights"
     )
-    same = np.array_equal(again.predict(pictures, verbose=0), outputs)
+    same = np.array_equal(again.predict(test_pictures, verbose=0), outputs)
     print(f"Darknet's files give the same outputs: {same}")
     return results
 

@@ -12,10 +12,12 @@ import collections
 import pathlib
 import time
 
+import darknet_yolo
 import numpy as np
 from darknet_networks import random_cfg
 
 from keras_sam import darknet
+from keras_sam.darknet.geometry import floats
 from keras_sam.darknet.plan import plan_network
 from keras_sam.darknet.weights import read_planned_weights
 
@@ -24,7 +26,8 @@ words = str.split
 VECTORS = pathlib.Path(__file__).parent / "data" / "darknet"
 NUMBERS = words("""0 1 -1 2 3 -2 7 32 1000000000 -1000000000 2147483647 2147483648
     -2147483648 99999999999999999999 4096 65536 1e9 1e999 nan inf 0x10 1.5 -0 007
-    180###P6 , 1, ,1 0,0 1,2,3 -1,-2,-3,-4""")
+    180###P6 , 1, ,1 0,0 1,2,3 -1,-2,-3,-4 -0.0 1e-45 3.4e38 -1e308 67108865 20000 16385
+    \uff13 1_0 +""")
 NAMES = words("""net network conv convolutional sam scale_channels shortcut route maxpool
     max local_avgpool local_avg avgpool avg upsample reorg3d reorg dropout activation
     batchnorm yolo region connected crop SAM""")
@@ -39,6 +42,10 @@ def seeds():
     """Returns well-formed configurations to start from."""
     rng = np.random.default_rng(0)
     texts = [path.read_text() for path in sorted(VECTORS.glob("*/model.cfg"))]
+    texts += [
+        getattr(darknet_yolo, name)(width=1 / 16, size=64)
+        for name in ("yolov3", "yolov3_tiny", "yolov4", "yolov4_tiny", "yolov4_sam")
+    ]
     return texts + [random_cfg(rng, layers=8) for _ in range(40)]
 
 
@@ -51,7 +58,7 @@ def mutate(text, rng):
     lines = text.split("\n")
     for _ in range(rng.integers(1, 6)):
         at = int(rng.integers(len(lines)))
-        kind = rng.integers(11)
+        kind = rng.integers(13)
         key, equals, _ = lines[at].partition("=")
         if kind <= 3 and equals:
             lines[at] = f"{key}={pick(NUMBERS)}"
@@ -70,6 +77,11 @@ def mutate(text, rng):
             lines[at] = lines[at] * int(rng.integers(1, 400))
         elif kind == 10:
             lines = lines[:at]
+        elif kind == 11:
+            lines[at] = lines[at].replace("=", pick(["", "==", " = ", "=#", "=\t-", "=["]))
+        elif kind == 12:
+            first, last = sorted(int(n) for n in rng.integers(len(lines), size=2))
+            lines[at:at] = lines[first : min(last, first + 40)] * int(rng.integers(1, 30))
         lines = lines or [""]
     text = "\r\n".join(lines) if rng.random() < 0.1 else "\n".join(lines)
     if rng.random() < 0.1:
@@ -104,9 +116,14 @@ def run(cfg, rng, build=False):
         read_planned_weights(data, plan)
     except darknet.DarknetError as error:
         return "refused" if str(error) else "refused without a word"
-    if build and len(plan.layers) < 40:
-        darknet.build_model(cfg, data, size)
-    return "accepted"
+    if not build or len(plan.layers) >= 40:
+        return "accepted"
+    model = darknet.build_model(cfg, data, size)
+    small = all(floats(spec.shape) <= 10**6 for spec in plan.layers)
+    if size is not None or not small:
+        return "built"
+    model(np.ones((1, *plan.input_shape), "float32"), training=False)
+    return "built and called"
 
 
 def main():

@@ -1,10 +1,12 @@
 """Reading configurations: Darknet's syntax, and everything that is refused."""
 
+import dataclasses
 import functools
 import logging
 import time
 
 import darknet_fuzz
+import darknet_networks
 import darknet_yolo
 import hypothesis
 import hypothesis.strategies as st
@@ -87,6 +89,52 @@ def test_untidy_files_mean_the_same(tmp_path, caplog):
         f"{path}, line 17: [convolutional] has no option `alinewithoutmeaning`; it is "
         "ignored",
     ]
+
+
+ALIASES = {
+    "convolutional": "conv",
+    "maxpool": "max",
+    "avgpool": "avg",
+    "local_avgpool": "local_avg",
+    "net": "network",
+}
+TEXT = ("activation", "weights_type", "weights_normalization")
+
+
+def untidy(text, rng):
+    """Returns the same configuration as a person might leave it."""
+
+    def spread(word):
+        """White space goes anywhere in a line, even inside words and numbers."""
+        at = int(rng.integers(len(word) + 1))
+        return word[:at] + rng.choice([" ", "", "\t", "  "]) + word[at:]
+
+    lines = ["# made by hand", ""]
+    for line in text.split("\n"):
+        key, equals, value = line.partition("=")
+        name = line.strip("[]")
+        if equals:
+            junk = "" if key in TEXT else rng.choice(["", " ### P6", "x", " ; was 7"])
+            lines.append(f"{spread(key)}={spread(value)}{junk}")
+            lines += [f" {key} = bogus", "; a comment, -1"][: rng.integers(3)]
+        elif line:
+            lines.append(spread(f"[{rng.choice([name, ALIASES.get(name, name)])}]"))
+            lines += ["", "\t  ", "#[conv]"][: rng.integers(4)]
+    return rng.choice(["\n", "\r\n"]).join(lines)
+
+
+def meaning(cfg):
+    """What is planned, less the lines that it stands in."""
+    plan = plan_network(cfg)
+    return [dataclasses.replace(spec, section=None) for spec in plan.layers]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_untidied_networks_mean_the_same(seed):
+    rng = np.random.default_rng(seed)
+    tidy = darknet_networks.random_cfg(rng, layers=20)
+    for text in (tidy, darknet_yolo.yolov4_sam(width=1 / 16, size=64)):
+        assert meaning(untidy(text, rng)) == meaning(text)
 
 
 @pytest.mark.parametrize(
@@ -206,14 +254,19 @@ BAD = {
     "shortcut activation": (layer("shortcut", "from=0", "activation=hard_mish"),
                             (10, 1, "activation", "zeros")),
     "huge filters": (layer("conv", "filters=1000000000"), (8, 1, None, "at most")),
-    "huge weights": (layer("conv", "filters=30000", before="")
-                     + "[conv]\nfilters=30000\n", (7, 1, None, "weights; at most")),
+    "many channels": (layer("conv", "filters=1048577"), (8, 1, None, "1048576")),
+    "huge layer": (layer("conv", "filters=30000", before="")
+                   + "[conv]\nfilters=30000\n", (7, 1, None, "weights; at most")),
+    "huge weights": (layer("conv", "filters=8000", before="")
+                     + "[conv]\nfilters=8000\n" * 9, (23, 9, None, "brings the")),
+    "huge head": (NET.replace("=4", "=268435456") + "[yolo]\nclasses=268435451\n",
+                  (1, None, None, "channels; at most")),
     "huge kernel": (layer("conv", "size=100001", "pad=1"), (8, 1, None, "at most")),
     "huge padding": (layer("maxpool", "size=100001"), (8, 1, None, "at most")),
     "huge upsampling": (layer("upsample", "stride=99999"), (8, 1, None, "at most")),
     "huge picture": (NET.replace("24", "2000000000") + CONV, (1, None, None, "at most")),
-    "many layers": (NET + CONV + "[dropout]\n" * 5000, (2055, None, None, "2048 layers")),
-    "many sources": (layer("route", "layers=0" + ",0" * 300), (9, 1, "layers", "256")),
+    "many layers": (NET + CONV + "[dropout]\n" * 5000, (1031, None, None, "1024 layers")),
+    "many sources": (layer("route", "layers=0" + ",0" * 64), (9, 1, "layers", "most 64")),
     "too long": (NET + CONV + "#" * MAX_BYTES, (None, None, None, "larger than")),
 }  # fmt: skip
 BAD |= {

@@ -57,14 +57,16 @@ def test_convert(tmp_path, capsys):
         (["convert", CFG, "missing.weights", "a.keras"], "no such weight file"),
         (["convert", CFG, CFG, "a.keras"], "no weight file of Darknet's"),
         (["convert", CFG, WEIGHTS, "a.h5"], r"must end in \.keras"),
-        (["convert", CFG, WEIGHTS, "no/where/a.keras"], "No such file"),
+        (["convert", CFG, WEIGHTS, "no/where/a.keras"], "no directory .*no/where to"),
+        (["convert", CFG, WEIGHTS, "."], r"must end in \.keras"),
+        (["convert", CFG, WEIGHTS, "taken/.keras"], "is a directory"),
         (["convert", CFG, WEIGHTS, "taken", "--saved-model"], "no SavedModel"),
     ],
 )
 def test_mistakes(arguments, message, tmp_path, monkeypatch, capsys):
     """One line, exit status 2, and nothing written."""
     monkeypatch.chdir(tmp_path)
-    pathlib.Path("taken").mkdir()
+    pathlib.Path("taken", ".keras").mkdir(parents=True)
     pathlib.Path("taken", "thesis.tex").write_text("precious")
     assert main(arguments) == 2
     printed = capsys.readouterr()

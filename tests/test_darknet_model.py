@@ -142,12 +142,19 @@ assert keras_sam.darknet.decode(np.load("y.npy"), model).boxes.shape == (2, 100,
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_exported(everything, tmp_path):
-    tf = pytest.importorskip("tensorflow")
+def test_exported_for_a_process_without_keras_sam(everything, tmp_path):
+    pytest.importorskip("tensorflow")
     everything.export(tmp_path / "saved", verbose=False)
-    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    np.save(tmp_path / "x.npy", pictures(3))
+    script = """
+import sys, numpy as np, tensorflow as tf
+loaded = tf.saved_model.load("saved")
+np.save("y.npy", loaded.serve(np.load("x.npy")))
+assert "keras_sam" not in sys.modules
+"""
+    run_python("-c", script, cwd=tmp_path)
     expected = everything(pictures(3), training=False)
-    np.testing.assert_allclose(loaded.serve(pictures(3)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_trains_compiled(tmp_path):
@@ -225,86 +232,6 @@ def test_yolo_networks_build(name):
         boxes, scores, classes = darknet.decode(outputs, model, max_detections=7)
         assert (boxes.shape, scores.shape) == ((1, 7, 4), (1, 7))
         assert classes.shape == (1, 7)
-
-
-HEADS = """
-[net]
-height=32
-width=64
-channels=3
-[conv]
-stride=16
-filters=14
-activation=linear
-[yolo]
-mask=1,0
-num=2
-classes=2
-anchors=8,16, 32,4
-scale_x_y=1.1
-[route]
-layers=0
-[upsample]
-[yolo]
-num=2
-classes=2
-anchors=8,16, 32,4
-new_coords=1
-"""
-
-
-def test_decode():
-    """Boxes and scores by hand, from Darknet's formula, cell by cell."""
-    rng = np.random.default_rng(0)
-    coarse = rng.uniform(size=(2, 2, 4, 14)).astype("float32")
-    fine = rng.uniform(size=(2, 4, 8, 14)).astype("float32")
-    expected = []
-    for output, anchors, new in (
-        (coarse, [(32, 4), (8, 16)], False),
-        (fine, [(8, 16), (32, 4)], True),
-    ):
-        _, rows, columns, _ = output.shape
-        for j in range(rows):
-            for i in range(columns):
-                for n, (anchor_w, anchor_h) in enumerate(anchors):
-                    x, y, w, h, objectness, *classes = output[0, j, i, 7 * n : 7 * n + 7]
-                    bw, bh = (w**2 * 4, h**2 * 4) if new else (np.exp(w), np.exp(h))
-                    bx, by = (i + x) / columns, (j + y) / rows
-                    bw, bh = bw * anchor_w / 64, bh * anchor_h / 32
-                    box = by - bh / 2, bx - bw / 2, by + bh / 2, bx + bw / 2
-                    expected.append((box, objectness * np.array(classes)))
-    model = darknet.build_model(HEADS)
-    scores = np.array([score for _, score in expected])
-    # No box suppresses another at an overlap of one; every score is there, sorted.
-    found = darknet.decode([coarse, fine], model, 0.0, 1.0, max_detections=200)
-    assert (found.classes[0] >= 0).numpy().sum() == scores.size == 160
-    np.testing.assert_allclose(found.scores[0, :160], np.sort(scores.ravel())[::-1])
-    order = np.argsort(-scores.ravel(), kind="stable")[:20]
-    for place, entry in enumerate(order):
-        box, number = expected[entry // 2][0], entry % 2
-        np.testing.assert_allclose(found.boxes[0, place], box, rtol=1e-5, atol=1e-6)
-        assert found.classes[0, place] == number
-    best = darknet.decode([coarse, fine], HEADS, 0.5, 0.3, max_detections=9)
-    np.testing.assert_array_equal(best.scores[:, 0], found.scores[:, 0])
-    kept = best.scores[0].numpy()
-    assert (kept[kept > 0] > 0.5).all()
-    assert ((best.classes[0].numpy() == -1) == (kept == 0)).all()
-
-
-def test_decode_mistakes():
-    model = darknet.build_model(HEADS, input_shape=(None, None, 3))
-    outputs = [np.zeros((1, 2, 4, 14)), np.zeros((1, 4, 8, 14))]
-    assert darknet.decode(outputs, model, input_size=(32, 64)).boxes.shape[-1] == 4
-    for bad, options in (
-        (outputs, {}),
-        (outputs[:1], {"input_size": (32, 64)}),
-        ([np.zeros((1, 2, 4, 13))] * 2, {"input_size": (32, 64)}),
-        (outputs, {"input_size": (32, 64), "max_detections": 0}),
-    ):
-        with pytest.raises(ValueError, match=r"input_size|outputs|max_detections"):
-            darknet.decode(bad, model, **options)
-    with pytest.raises(darknet.DarknetError, match=r"no \[yolo\]"):
-        darknet.decode(outputs, HEADS.replace("[yolo]", "[dropout]"))
 
 
 def test_package():

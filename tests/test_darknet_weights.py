@@ -1,5 +1,6 @@
 """Weight files: headers, lengths, and what goes wrong."""
 
+import logging
 import struct
 
 import numpy as np
@@ -117,6 +118,22 @@ def test_bad_length(name, as_file, tmp_path):
         darknet.build_model(CFG, path if as_file else data)
     assert caught.value.index == index
     assert caught.value.source == (str(path) if as_file else None)
+
+
+def test_damaged_weights_are_pointed_out(tmp_path, caplog):
+    """They load, as in Darknet, and come back byte for byte, NaN and its payload, too."""
+    values = np.arange(FLOATS, dtype="<f4")
+    values[20:23] = np.array([0x7FA00001, 0xFFC12345, 0x7F800000], "<u4").view("<f4")
+    values[-1] = -1
+    data = darknet.Header().to_bytes() + values.tobytes()
+    with caplog.at_level(logging.WARNING, logger="keras_sam.darknet"):
+        model = darknet.build_model(CFG, data)
+    assert [record.getMessage() for record in caplog.records] == [
+        "<cfg>, 000_convolutional: 3 of 108 `weights` are not finite",
+        "<cfg>, 003_batchnorm: 1 of 2 `variance` are negative",
+    ]
+    darknet.write_weights(model, tmp_path / "model.weights")
+    assert (tmp_path / "model.weights").read_bytes() == data
 
 
 def test_a_sparse_terabyte_is_not_read(tmp_path):

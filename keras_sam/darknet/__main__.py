@@ -96,6 +96,11 @@ def _convert(options):
             f"the output must end in .keras, unless --saved-model is given. Received: "
             f"{options.output}"
         )
+    if keras_file is not None and os.path.isdir(keras_file):
+        raise DarknetError(f"{keras_file} is a directory.")
+    parent = os.path.dirname(os.path.abspath(options.output))
+    if not os.path.isdir(parent):
+        raise DarknetError(f"there is no directory {parent} to write to.")
     plan = plan_network(options.cfg)
 
     import keras

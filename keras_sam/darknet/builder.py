@@ -14,7 +14,7 @@ from keras_sam.darknet import layers, specs
 from keras_sam.darknet.activations import ACTIVATIONS
 from keras_sam.darknet.model import DarknetModel
 from keras_sam.darknet.plan import log_notices, plan_network
-from keras_sam.darknet.weights import Header, read_planned_weights
+from keras_sam.darknet.weights import Header, read_planned_weights, suspect_weights
 from keras_sam.layers.spatial_gate import SpatialGate
 
 EPSILON = 1e-5  # of Darknet's batch normalization
@@ -79,6 +79,7 @@ def build_planned_model(plan, weights=None, progress=None):
     log_notices(plan)
     if weights is not None:
         weights = read_planned_weights(weights, plan)
+        log_notices(plan, suspect_weights(weights, plan))
     image = keras.Input(plan.input_shape, name="image")
     outputs = {-1: image}
     shared = _SharedLayers(plan)

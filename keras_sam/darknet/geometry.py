@@ -5,11 +5,15 @@ Height and width may be None: not known before the model is called.
 
 import math
 
-# Nothing is allocated before these hold. YOLOv4 at 608 x 608 has 64 million weights,
-# and 12 million floats in its largest layer.
+# Nothing is allocated before these hold. The largest published network has about 290
+# million weights, 15 million of them in one layer, in fewer than 500 layers; YOLOv4 at
+# 608 x 608 makes 12 million floats in its largest layer.
 MAX_WEIGHTS = 2**29  # 2 GiB of float32
+MAX_LAYER_WEIGHTS = 2**26
 MAX_FLOATS = 2**28  # of one layer and image: 1 GiB
-MAX_LAYERS = 2048
+MAX_CHANNELS = 2**20
+MAX_LAYERS = 1024
+MAX_SOURCES = 64  # of one [route] or [shortcut]
 
 
 def output_size(size, window, stride, padding):

@@ -84,7 +84,7 @@ class OptionReader:
         if self._value(key) is None:
             raise self.section.error(f"must be given: {key}=...", key)
 
-    def integers(self, key, until_comment=False):
+    def integers(self, key, until_comment=False, most=MAX_ITEMS):
         """Returns a list of integers, or None when the option is not given.
 
         Darknet counts commas up to a `#` in [yolo] only. Elsewhere a comma in a
@@ -95,7 +95,7 @@ class OptionReader:
             return None
         if until_comment:
             value = value.partition("#")[0]
-        return self._list(key, value, self._to_integer)
+        return self._list(key, value, self._to_integer, most)
 
     def numbers(self, key):
         """Returns a list of numbers; a comment, or a comma at the end, adds none."""
@@ -103,7 +103,7 @@ class OptionReader:
         if value is None:
             return None
         value = value.partition("#")[0].removesuffix(",")
-        return self._list(key, value, self._to_number)
+        return self._list(key, value, self._to_number, 2 * MAX_ITEMS)
 
     def refuse(self, *keys):
         """Raises when an option is set that changes the mathematics."""
@@ -137,10 +137,10 @@ class OptionReader:
             raise self.section.error(f"has no value; expected {key}=...", key)
         return option.value
 
-    def _list(self, key, value, convert):
+    def _list(self, key, value, convert, most):
         items = value.split(",")
-        if len(items) > MAX_ITEMS:
-            raise self.error(key, f"must have at most {MAX_ITEMS} items", value)
+        if len(items) > most:
+            raise self.error(key, f"must have at most {most} items", value)
         return [convert(key, item) for item in items]
 
     def _to_integer(self, key, text):

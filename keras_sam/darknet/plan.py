@@ -119,12 +119,13 @@ def plan_network(cfg, input_shape=None):
     return Plan(sections, network.input_shape, tuple(network.layers), tuple(notices))
 
 
-def log_notices(plan):
-    """Tells the user what was ignored."""
-    for notice in plan.notices[:_MAX_NOTICES]:
+def log_notices(plan, notices=None):
+    """Tells the user what was ignored, or other notices about the network."""
+    notices = plan.notices if notices is None else notices
+    for notice in notices[:_MAX_NOTICES]:
         _logger.warning("%s, %s", plan.sections.source, notice)
-    if len(plan.notices) > _MAX_NOTICES:
-        more = len(plan.notices) - _MAX_NOTICES
+    if len(notices) > _MAX_NOTICES:
+        more = len(notices) - _MAX_NOTICES
         _logger.warning("%s: %d more notices", plan.sections.source, more)
 
 
@@ -142,6 +143,11 @@ def _plan_layer(section, network):
             f"becomes {geometry.describe(spec.shape)}"
         )
     check_floats(section, spec.shape)
+    if spec.weight_count > geometry.MAX_LAYER_WEIGHTS:
+        raise section.error(
+            f"has {spec.weight_count} weights; at most {geometry.MAX_LAYER_WEIGHTS} are "
+            "supported in one layer"
+        )
     reader.finish()
     return spec, reader
 

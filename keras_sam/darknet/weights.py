@@ -130,6 +130,24 @@ def read_planned_weights(weights, plan):
     return Weights(header, _split(values.astype(np.float32, copy=False), plan))
 
 
+def suspect_weights(weights, plan):
+    """Returns a notice for each array that can only give NaN, as damaged files do.
+
+    Darknet loads such a file, too, so it is no error.
+    """
+    notices = []
+    for layer in plan.layers:
+        for name in layer.blocks:
+            array = weights.layers[layer.index][name]
+            wrong = np.count_nonzero(~np.isfinite(array))
+            what = "are not finite"
+            if not wrong and name == "variance":
+                wrong, what = np.count_nonzero(array < 0), "are negative"
+            if wrong:
+                notices.append(f"{layer.name}: {wrong} of {array.size} `{name}` {what}")
+    return notices
+
+
 def write_planned_weights(path, weights, plan):
     """Writes a weight file; a failure leaves what was there before."""
     with _replacing(path) as file:

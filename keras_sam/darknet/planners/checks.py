@@ -21,6 +21,10 @@ _KNOWN = {"relu6", *_ACTIVATIONS["convolutional"]}
 
 def check_floats(section, shape):
     """Raises when a tensor is too large to be meant."""
+    if shape[2] > geometry.MAX_CHANNELS:
+        raise section.error(
+            f"has {shape[2]} channels; at most {geometry.MAX_CHANNELS} are supported"
+        )
     if geometry.floats(shape) > geometry.MAX_FLOATS:
         raise section.error(
             f"makes {geometry.describe(shape)} numbers for each image; at most "

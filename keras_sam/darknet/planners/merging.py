@@ -110,7 +110,8 @@ def _from(reader, network):
 
 def _layers(reader, network, key):
     reader.required(key)
-    return [network.resolve(reader, key, number) for number in reader.integers(key)]
+    numbers = reader.integers(key, most=geometry.MAX_SOURCES)
+    return [network.resolve(reader, key, number) for number in numbers]
 
 
 def _check_place(reader, network, key, index, shape):
