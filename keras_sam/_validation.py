@@ -72,9 +72,26 @@ def initializer(name, value):
 
     A function would do as well, until the model that holds it is loaded again.
     """
-    found = keras.initializers.get(value)
-    if not isinstance(found, keras.initializers.Initializer):
-        raise invalid(name, "the name or an instance of a Keras initializer", value)
+    expected = "the name or an instance of a Keras initializer"
+    return _of_keras(name, keras.initializers, "Initializer", expected, value)
+
+
+def regularizer(name, value):
+    """Returns the Keras regularizer that `value` stands for, or None, or raises."""
+    if value is None:
+        return None
+    expected = "the name or an instance of a Keras regularizer, or None"
+    return _of_keras(name, keras.regularizers, "Regularizer", expected, value)
+
+
+def _of_keras(name, module, base, expected, value):
+    """Returns what `module.get` finds, as far as it is an instance of `base`."""
+    try:
+        found = module.get(value)
+    except (ValueError, TypeError) as error:
+        raise invalid(name, expected, value) from error
+    if not isinstance(found, getattr(module, base)):
+        raise invalid(name, expected, value)
     return found
 
 

@@ -13,6 +13,10 @@ def pytest_collection_modifyitems(items):
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return
+    if backend == "jax":  # it has no float64, and the tests know
+        truncates = "ignore:Explicitly requested dtype:UserWarning"
+        for item in items:
+            item.add_marker(pytest.mark.filterwarnings(truncates))
     skip = pytest.mark.skip(reason=f"needs the TensorFlow backend, this is {backend}")
     for item in items:
         if item.get_closest_marker("tensorflow"):

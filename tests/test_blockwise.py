@@ -260,7 +260,7 @@ def test_the_backward_pass_drops_what_the_forward_pass_dropped(
 ):
     dtype = "float32" if BACKEND == "jax" else "float64"
     query, key, value, _ = tensors(9, 11, dtype)
-    upstream = random(B, H, 9, DV, seed=9, dtype=dtype)
+    upstream = ops.convert_to_tensor(random(B, H, 9, DV, seed=9, dtype=dtype))
 
     def total(query, key, value):
         return dropping(query, key, value, normalizer=normalizer) * upstream
@@ -378,7 +378,7 @@ def test_few_weights_that_are_kept(mask, uncompiled):
 def test_additive_scores(units, scale):
     query, key = random(B, H, 6, units, scale=scale), random(B, H, 5, units, seed=1)
     vector = random(H, units, seed=2)
-    upstream = random(B, H, 6, 5, seed=3)
+    upstream = ops.convert_to_tensor(random(B, H, 6, 5, seed=3))
 
     def fast(query, key, vector):
         return additive_scores(query, key, vector) * upstream
@@ -438,6 +438,25 @@ def test_unknown_shapes(monkeypatch, head_by_head):
     for length in (7, 19):
         arrays = [ops.convert_to_tensor(x) for x in tensors(length, length)[:3]]
         assert_same(step(*arrays), one_step(expect)(*arrays))
+
+
+@pytest.mark.tensorflow
+def test_known_shapes_stay_known():
+    """Also where the kernel was compiled for unknown ones before, as `fit` does."""
+    import tensorflow as tf
+
+    def step(query):
+        return attend_blockwise(query, query, query, block_size=5)
+
+    def slope(query):
+        return tf.gradients(step(query), query)[0]
+
+    for function in (step, slope):
+        known, unknown = ((size, H, 11, D) for size in (B, None))
+        for shape in (unknown, known):
+            spec = tf.TensorSpec(shape)
+            traced = tf.function(function).get_concrete_function(spec)
+            assert tuple(traced.outputs[0].shape) == shape
 
 
 @pytest.mark.tensorflow

@@ -86,7 +86,8 @@ def test_gradients_are_slopes(score):
     factor = random(B, H, T, S, seed=2, dtype=dtype)
 
     def function(query, key, *weights):
-        return factor * score.stateless_call(weights, [], query, key)[0]
+        scores = score.stateless_call(weights, [], query, key)[0]
+        return scores * ops.convert_to_tensor(factor)
 
     _, found = gradients.value_and_gradients(function, *arrays)
     for index, gradient in enumerate(found):  # of queries, keys and each weight

@@ -9,6 +9,7 @@ from common import (
     HALVES,
     NORMALIZERS,
     SCORES,
+    assert_rounded_alike,
     assert_within,
     attention_oracle,
     dtype_of,
@@ -88,7 +89,9 @@ MASKS = {
     "floats": ({"attention_mask": PAIRS.astype("float32")}, PAIRS[:, None], 0.0),
     "padding, integers": ({"mask": PADDING.astype("int8")}, both_ways(PADDING), 0.0),
     "tensor": ({"attention_mask": ops.array(PAIRS)}, PAIRS[:, None], 0.0),
+    "lists": ({"attention_mask": PAIRS.tolist()}, PAIRS[:, None], 0.0),
     "bias": ({"attention_bias": BIAS}, True, BIAS),
+    "bias, lists": ({"attention_bias": BIAS.tolist()}, True, BIAS),
     "bias for all heads": ({"attention_bias": BIAS[:, 0]}, True, BIAS[:, :1]),
     "bias of keys": ({"attention_bias": BIAS[:1, :, :1]}, True, BIAS[:1, :, :1]),
     "bias and masks": (
@@ -220,7 +223,8 @@ def slope_and_gradient(layer, inputs, call):
 
     def function(x, *weights):
         others = [v.value for v in layer.non_trainable_variables]
-        return factor * layer.stateless_call(weights, others, x, **call)[0]
+        outputs = layer.stateless_call(weights, others, x, **call)[0]
+        return outputs * ops.convert_to_tensor(factor)
 
     def total(sign):
         moved = [
@@ -280,7 +284,7 @@ def test_grouped_queries_share_keys_and_values():
     for result, other in zip(
         shared(inputs, return_attention_scores=True), expected, strict=True
     ):
-        np.testing.assert_array_equal(numpy(result), numpy(other))
+        assert_rounded_alike(numpy(result), numpy(other))
 
 
 EMPTY = {
@@ -466,7 +470,10 @@ WRONG_ARGUMENTS = {
         {"seed": value} for value in ("a", 1.5)
     ],
     "`kernel_initializer` must be the name or an instance of a Keras initializer. ": [
-        {"kernel_initializer": value} for value in (None, lambda shape, dtype: 0)
+        {"kernel_initializer": value} for value in (None, lambda shape, dtype: 0, "x", 3)
+    ],
+    "`kernel_regularizer` must be the name or an instance of a Keras regularizer, or ": [
+        {"kernel_regularizer": value} for value in (lambda kernel: 0.0, "x", 3)
     ],
 }
 

@@ -8,6 +8,7 @@ laid out as in `keras.layers.MultiHeadAttention` (and `GroupedQueryAttention`), 
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sam import _initializers, normalizers, scores
@@ -66,7 +67,9 @@ class ProjectedAttention(CompositeLayer):
         self.kernel_initializer = check.initializer(
             "kernel_initializer", kernel_initializer
         )
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_regularizer = check.regularizer(
+            "kernel_regularizer", kernel_regularizer
+        )
         if block_size != "auto" and block_size is not None:
             expected = 'a positive integer, "auto" or None'
             if not check.is_integer(block_size) or block_size < 1:
@@ -216,14 +219,15 @@ class ProjectedAttention(CompositeLayer):
         """Refuses a mask or bias that is not `(B, T, S)` or `(B, H, T, S)`."""
         if tensor is None:
             return
+        shape = tuple(np.shape(tensor))  # lists have one too
         for expected in ((batch, rows, keys), (batch, self.num_heads, rows, keys)):
-            if check.fits(tensor.shape, expected, broadcast=True):
+            if check.fits(shape, expected, broadcast=True):
                 return
         raise ValueError(
             f"`{name}` must have the shape (batch, {rows}, {keys}) or "
             f"(batch, {self.num_heads}, {rows}, {keys}), where a size may be 1, in "
             f"{self.__class__.__name__} {self.name!r}. "
-            f"Received: {name}.shape={tuple(tensor.shape)}"
+            f"Received: {name}.shape={shape}"
         )
 
     def get_config(self):
@@ -266,6 +270,9 @@ def keras_mask(tensor, mask):
 
 def _with_heads(tensor):
     """Gives a mask or bias of shape `(B, T, S)` an axis for the heads."""
-    if tensor is None or len(tensor.shape) == 4:
+    if tensor is None:
+        return None
+    tensor = ops.convert_to_tensor(tensor)
+    if len(tensor.shape) == 4:
         return tensor
     return ops.expand_dims(tensor, 1)

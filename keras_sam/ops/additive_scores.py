@@ -14,6 +14,8 @@ import math
 import keras
 from keras import ops
 
+from keras_sam.ops.products import matmul
+
 # e^(2 x) and its reciprocal are finite numbers; infinity times zero never comes up.
 LARGEST = 40.0
 # So many numbers of the hidden layer there are at a time: 2 MiB of float32.
@@ -119,9 +121,9 @@ def _backward(part, query, key, vector, upstream):
         d_r = upstream * r
         d_sum = d_r * (1.0 - r)
         # A product with ones is a faster sum of rows than a sum is.
-        d_query = 4.0 * vector * ops.matmul(d_sum, one)[..., 0]
+        d_query = 4.0 * vector * matmul(d_sum, one)[..., 0]
         d_key = 4.0 * vector * _sum_rows(d_sum)
-        return d_query, d_key, ops.sum(ops.matmul(d_r, one)[..., 0], axis=(1, -1))
+        return d_query, d_key, ops.sum(matmul(d_r, one)[..., 0], axis=(1, -1))
 
     d_query, d_key, d_r = map(_units_last, ops.map(step, (query, key, vector)))
     total = ops.sum(upstream, axis=(0, -2, -1))[..., None]

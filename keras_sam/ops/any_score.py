@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_sam.ops.attention import attention_weights
 from keras_sam.ops.compiled import compiled, graph, vjp
+from keras_sam.ops.products import matmul
 from keras_sam.ops.shared import share_out
 from keras_sam.ops.slabs import Problem
 
@@ -97,7 +98,7 @@ def _attend_slab(inputs, problem, slab, compare, normalizer):
     """The output of a slab."""
     query, key = inputs["query"], inputs["key"]
     if compare is None:
-        scores = ops.matmul(query, key)
+        scores = matmul(query, key)
     else:
         scores = compare(inputs["operands"], query, ops.swapaxes(key, 2, 3))
         scores = ops.cast(scores, query.dtype)

@@ -12,6 +12,8 @@ slabs possible: row `i` of every step depends on row `i` of the query only.
 import keras
 from keras import ops
 
+from keras_sam.ops.products import matmul
+
 # What a masked score is set to. Finite, so that a row with nothing to attend to stays
 # finite, and far below any real score. Only ever used in float32 or wider.
 MASKED = -1e9
@@ -41,7 +43,9 @@ def attention_weights(scores, normalizer, mask=None, bias=None):
         scores = ops.clip(scores, -FLOAT16_MAX, FLOAT16_MAX)
     if bias is not None:
         # A bias of minus infinity is a common way to mask: keep its rows finite.
-        scores = ops.add(scores, ops.maximum(ops.cast(bias, wide), MASKED))
+        # (`ops.maximum` would make float64 float32 on PyTorch.)
+        bias = ops.cast(bias, wide)
+        scores = scores + ops.where(bias < MASKED, ops.cast(MASKED, wide), bias)
     if mask is None:
         return ops.cast(normalizer(scores), dtype)
     scores = ops.where(mask, scores, ops.cast(MASKED, wide))
@@ -131,4 +135,4 @@ def attend(
     weights = attention_weights(compare(query, key), normalizer, mask, bias)
     weights = ops.cast(weights, value.dtype)  # scores may have a dtype of their own
     dropped = weights if dropout is None else dropout(weights)
-    return ops.matmul(dropped, value), weights
+    return matmul(dropped, value), weights

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_sam.ops import all_rows, any_score, dot_softmax
 from keras_sam.ops.compiled import runs_eagerly
+from keras_sam.ops.products import matmul
 from keras_sam.ops.slabs import Options
 
 # Up to so many weights (16 MiB of float32) nothing is gained by slabs.
@@ -134,11 +135,21 @@ def run(passes, inputs, constants):
                 (upstream,) = args
             more = {"output": output, "kept": kept, "upstream": upstream}
             gradients = backward({**given, **more})
-            return tuple(gradients[name] for name in names)
+            return tuple(_with_shape(gradients[n], ops.shape(given[n])) for n in names)
 
-        return output, gradient
+        shape = (*ops.shape(given["query"])[:3], ops.shape(given["value"])[3])
+        return _with_shape(output, shape), gradient
 
     return attend(*(inputs[name] for name in names))
+
+
+def _with_shape(tensor, shape):
+    """Gives a tensor the static sizes that it has.
+
+    A compiled function that was traced for unknown sizes, as in `fit`, also serves calls
+    where they are known, and would then return unknown ones: no loop takes those.
+    """
+    return ops.reshape(tensor, shape)
 
 
 def choose_passes(shape, compare, normalizer, temperature, options):
@@ -215,7 +226,7 @@ def rows_of_pairs(shape):
 
 def dot_product(operands, query, key):
     """Scores by the dot product."""
-    return ops.matmul(query, ops.swapaxes(key, -1, -2))
+    return matmul(query, ops.swapaxes(key, -1, -2))
 
 
 @functools.cache

@@ -23,6 +23,7 @@ import functools
 from keras import ops
 
 from keras_sam.ops.attention import MASKED
+from keras_sam.ops.products import matmul
 from keras_sam.ops.shared import share_out
 from keras_sam.ops.slabs import Problem
 
@@ -52,7 +53,7 @@ def _forward(tensors, options):
             total = ops.where(total > 0.0, total, 1.0)
         if options.dropout:
             weights = weights * problem.keep(slab)
-        output = ops.matmul(weights, _turn(value)) / total
+        output = matmul(weights, _turn(value)) / total
         log_sum = largest + ops.log(total)
         return {
             "output": slab.put_rows(carry["output"], output),
@@ -79,19 +80,19 @@ def _backward(tensors, options):
         query, d_output = slab.of_rows(problem.query), slab.of_rows(upstream)
         scores, allowed = _scores(problem, slab, query, key)
         weights = _zero(ops.exp(scores - slab.of_rows(log_sums)), allowed)
-        d_weights = ops.matmul(d_output, value)
+        d_weights = matmul(d_output, value)
         dropped = weights
         if options.dropout:
             kept = problem.keep(slab)
             dropped, d_weights = weights * kept, d_weights * kept
         d_scores = weights * (d_weights - slab.of_rows(delta))
-        d_query = ops.matmul(d_scores, _turn(key))
+        d_query = matmul(d_scores, _turn(key))
         carry = {**carry, "query": slab.put_rows(carry["query"], d_query)}
         if "bias" in carry:
             carry["bias"] = slab.add_pairs(carry["bias"], d_scores)
         return carry, {
-            "key": ops.matmul(_turn(query), d_scores),
-            "value": ops.matmul(_turn(d_output), dropped),
+            "key": matmul(_turn(query), d_scores),
+            "value": matmul(_turn(d_output), dropped),
         }
 
     carry = {name: getattr(problem, name) for name in ("query", "key", "value", "bias")}
@@ -109,7 +110,7 @@ def _backward(tensors, options):
 
 def _scores(problem, slab, query, key):
     """The scores of a slab, and which of them count (None for all of them)."""
-    scores = problem.scores(slab, ops.matmul(query, key))  # (..., rows, width)
+    scores = problem.scores(slab, matmul(query, key))  # (..., rows, width)
     allowed = problem.allowed(slab)
     return (scores if allowed is None else ops.where(allowed, scores, MASKED)), allowed
 

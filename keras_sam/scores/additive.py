@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam.ops.additive_scores import additive_scores
+from keras_sam.ops.products import matmul
 from keras_sam.scores.base import Score, add_kernel, heads_of
 
 
@@ -64,10 +65,10 @@ class Additive(Score):
         self.vector = add_kernel(self, "vector", heads, units, 1)
 
     def project(self, query, key):
-        query = ops.matmul(query, ops.cast(self.query_kernel, query.dtype))
+        query = matmul(query, ops.cast(self.query_kernel, query.dtype))
         if self.bias is not None:
             query = ops.add(query, ops.cast(self.bias, query.dtype))
-        return query, ops.matmul(key, ops.cast(self.key_kernel, key.dtype))
+        return query, matmul(key, ops.cast(self.key_kernel, key.dtype))
 
     def compare(self, query, key):
         return additive_scores(query, key, ops.squeeze(self.vector, axis=-1))

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_sam import _initializers
+from keras_sam.ops.products import matmul
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -51,7 +52,7 @@ class Score(keras.layers.Layer):
 
     def compare(self, query, key):
         """Scores every pair of a projected query and a projected key."""
-        return ops.matmul(query, ops.swapaxes(key, -1, -2))
+        return matmul(query, ops.swapaxes(key, -1, -2))
 
     def call(self, query, key, projected=False):
         if not projected:

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
+from keras_sam.ops.products import matmul
 from keras_sam.scores.base import Score, add_kernel, heads_of
 
 register = keras.saving.register_keras_serializable(package="keras_sam")
@@ -44,7 +45,7 @@ class Bilinear(Score):
         )
 
     def project(self, query, key):
-        return ops.matmul(query, ops.cast(self.kernel, query.dtype)), key
+        return matmul(query, ops.cast(self.kernel, query.dtype)), key
 
     def get_config(self):
         return {
@@ -93,8 +94,8 @@ class LowRankBilinear(Score):
 
     def project(self, query, key):
         # p . (a * b) = (p * a) . b, so the comparison is a plain dot product.
-        query = ops.tanh(ops.matmul(query, ops.cast(self.query_kernel, query.dtype)))
-        key = ops.tanh(ops.matmul(key, ops.cast(self.key_kernel, key.dtype)))
+        query = ops.tanh(matmul(query, ops.cast(self.query_kernel, query.dtype)))
+        key = ops.tanh(matmul(key, ops.cast(self.key_kernel, key.dtype)))
         return ops.multiply(query, ops.cast(self.vector, query.dtype)), key
 
     def get_config(self):
