@@ -113,7 +113,7 @@ KINDS = {
         _statistics.place_statistics, place_panels, "places of the input", over_input=True
     ),
     "pointwise_spatial": Kind(
-        _statistics.gate_statistics, place_panels, "places of the input", over_input=True
+        _statistics.place_statistics, place_panels, "places of the input", over_input=True
     ),
     "channel": Kind(_statistics.gate_statistics, channel_panels, "columns: channels"),
 }
