@@ -76,7 +76,7 @@ def strip_panels(weights, allowed, details):
 def place_panels(weights, allowed, details):
     """One panel: the map `(*spatial, C)`, of several channels their mean."""
     *spatial, channels = weights.shape
-    title = "" if channels == 1 else "mean of channels"
+    title = "" if channels == 1 else "channel mean"
     return [[HeatMap(plane(weights.mean(-1), spatial), title)]]
 
 
