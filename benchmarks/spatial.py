@@ -6,11 +6,14 @@ weights), on TensorFlow, as a plain graph and under XLA, of
     ours     keras_sam.layers
     naive    the same formulas with keras.ops and Keras's own layers
     torch    the same formulas in PyTorch, if it is installed
+    timm     its SpatialAttn and CbamModule, if it is installed (both have a batch
+             normalization beside)
     floor    a copy of the features (in training two: of outputs and gradients), which no
              layer that returns a new feature map can beat
 
-    python benchmarks/spatial.py            # the sizes of the table in the README
-    python benchmarks/spatial.py --quick    # small ones, to see that it runs
+    python benchmarks/spatial.py                   # the table in docs/
+    python benchmarks/spatial.py --only CBAM 16    # a part of it: a layer, a height
+    python benchmarks/spatial.py --quick           # small sizes, to see that it runs
 
 All contenders of a size take turns, round after round, so that what else the machine
 does falls on all of them alike. Times are medians; the ratios are what to look at.
@@ -125,17 +128,33 @@ def torch_runs(name, inputs):
             weights = torch.sigmoid(self.mlp(x.amax((2, 3))) + self.mlp(x.mean((2, 3))))
             return x * weights[:, :, None, None]
 
-    module = (
-        Spatial() if name == "SpatialAttention" else nn.Sequential(Channel(), Spatial())
+    return module_runs(
+        Spatial() if name == "SpatialAttention" else nn.Sequential(Channel(), Spatial()),
+        inputs,
     )
+
+
+def timm_runs(name, inputs):
+    from timm.layers.cbam import CbamModule, SpatialAttn
+
+    channels = inputs.shape[-1]
+    module = SpatialAttn() if name == "SpatialAttention" else CbamModule(channels)
+    return module_runs(module, inputs)
+
+
+def module_runs(module, inputs):
+    import torch
+
     x = torch.from_numpy(np.moveaxis(inputs.numpy(), -1, 1).copy())
     upstream = torch.ones_like(x)
 
     def forward():
+        module.eval()
         with torch.inference_mode():
             return module(x)
 
     def step():
+        module.train()
         leaf = x.detach().requires_grad_()
         module(leaf).backward(upstream)
         module.zero_grad()
@@ -156,10 +175,11 @@ def contenders(name, inputs):
         "ours": tensorflow_runs(ours(), inputs, upstream, jit=False),
         "ours, XLA": tensorflow_runs(ours(), inputs, upstream, jit=True),
     }
-    try:
-        runs["torch"] = torch_runs(name, inputs)
-    except ImportError:
-        print("PyTorch is not installed: not compared.")
+    for peer, make in (("torch", torch_runs), ("timm", timm_runs)):
+        try:
+            runs[peer] = make(name, inputs)
+        except ImportError as error:
+            print(f"{peer} is not compared: {error}.")
     return runs
 
 
@@ -193,13 +213,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, five rounds")
     parser.add_argument("--rounds", type=int, default=15, help="at least 5")
+    parser.add_argument(
+        "--only", nargs=2, metavar=("LAYER", "HEIGHT"), help="a part of the table"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
     options = parser.parse_args()
     rounds = 5 if options.quick else max(5, options.rounds)
     rows = []
     for shape in QUICK_SHAPES if options.quick else SHAPES:
-        inputs = tf.random.normal(shape)
         for name in ("SpatialAttention", "CBAM"):
+            if options.only and options.only != [name, str(shape[1])]:
+                continue
+            inputs = tf.random.normal(shape)
             runs = contenders(name, inputs)
             for what in ("forward", "training step"):
                 times = medians({who: run[what] for who, run in runs.items()}, rounds)

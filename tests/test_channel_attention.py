@@ -5,6 +5,7 @@ import numpy as np
 import oracles
 import pytest
 from common import (
+    BACKEND,
     HALVES,
     NORMALIZERS,
     assert_within,
@@ -101,6 +102,32 @@ def test_padding_is_counted_in_float32(dtype):
     mask = np.arange(4001)[None] < 3001
     _, weights = layer(features, mask=mask, return_attention_scores=True)
     np.testing.assert_allclose(numpy(weights)[0, 0, 0], oracles.sigmoid(1), rtol=0.005)
+
+
+@pytest.mark.parametrize("layer", [ChannelAttention, SpatialAttention])
+@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+def test_means_of_halves_whose_sum_is_too_large(layer, masked):
+    """The sum of 3001 times 30 is beyond float16, their mean is not."""
+    is_channel = layer is ChannelAttention
+    features = np.full((1, 3001, 2) if is_channel else (1, 2, 3001), 30.0)
+    layer = layer(1, pooling="mean", use_bias=False, dtype="float16")
+    layer.build(features.shape)
+    for weight, scale in zip(layer.trainable_weights, (0.01, 1.0), strict=False):
+        eye = np.eye(2) if is_channel else np.ones((1, 1, 1))
+        weight.assign(scale * eye)
+    mask = np.ones(features.shape[:-1], bool) if masked else None
+    _, weights = layer(features, mask=mask, return_attention_scores=True)
+    np.testing.assert_allclose(numpy(weights), oracles.sigmoid(0.3), rtol=0.002)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras finds no maximum of nothing there")
+@pytest.mark.parametrize("layer", [ChannelAttention(2), SpatialAttention(3), CBAM(2)])
+def test_an_empty_batch(layer):
+    features = np.zeros((0, 5, 7, 6), "float32")
+    mask = np.ones((0, 5, 7), bool)
+    assert numpy(layer(features)).shape == features.shape
+    assert numpy(layer(features, mask=mask)).shape == features.shape
+    assert numpy(layer(features, training=True)).shape == features.shape
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["steps", "fused"])

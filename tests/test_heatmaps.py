@@ -258,9 +258,10 @@ def test_statistics_of_gates(kind):
     assert found["above_half"][0] == pytest.approx((weights > 0.5).mean(), rel=1e-5)
     largest = weights.max(axis=(1, 2, 3)).mean()
     assert found["max"][0] == pytest.approx(largest, rel=1e-5)
-    if kind == "spatial":
-        shares = (weights / weights.sum((1, 2, 3), keepdims=True)).reshape(3, -1)
-        nats = -(shares * np.log(shares)).sum(-1)
+    assert ("entropy" in found) == (kind != "channel")
+    if kind != "channel":  # over the places of each map
+        shares = weights / weights.sum((1, 2), keepdims=True)
+        nats = -(shares * np.log(shares)).sum((1, 2))
         expected = (nats / np.log(28)).mean()
         assert found["entropy"][0] == pytest.approx(expected, rel=1e-5)
 

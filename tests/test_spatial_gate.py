@@ -58,7 +58,7 @@ def test_broadcast(rng):
         ((2, 5, 7, 2), True, "or one channel, in SpatialGate"),
         ((2, 5, 1, 3), True, "must have the shape"),
         ((1, 5, 7, 3), False, "must have the shape"),
-        ((2, 7, 3), False, "Received: features of shape"),
+        ((2, 7, 3), False, r"Received: features.shape=\(2, 5, 7, 3\), gate.shape="),
     ],
 )
 def test_other_shapes(rng, shape, broadcast, message):

@@ -76,7 +76,7 @@ def strip_panels(weights, allowed, details):
 def place_panels(weights, allowed, details):
     """One panel: the map `(*spatial, C)`, of several channels their mean."""
     *spatial, channels = weights.shape
-    title = "" if channels == 1 else "mean of channels"
+    title = "" if channels == 1 else "channel mean"
     return [[HeatMap(plane(weights.mean(-1), spatial), title)]]
 
 
@@ -113,7 +113,7 @@ KINDS = {
         _statistics.place_statistics, place_panels, "places of the input", over_input=True
     ),
     "pointwise_spatial": Kind(
-        _statistics.gate_statistics, place_panels, "places of the input", over_input=True
+        _statistics.place_statistics, place_panels, "places of the input", over_input=True
     ),
     "channel": Kind(_statistics.gate_statistics, channel_panels, "columns: channels"),
 }

@@ -78,10 +78,13 @@ def gate_statistics(weights, allowed, details):
 
 
 def place_statistics(weights, allowed, details):
-    """Those of gates, and the entropy over the places, of one map `(B, ..., 1)`."""
-    places = weights.reshape(len(weights), 1, 1, -1)
-    _, counted, nats = _entropy(places)
-    keys = allowed.reshape(places.shape).sum(-1)
+    """Those of gates, and the entropy over the places, of maps `(B, *spatial, C)`."""
+
+    def rows(array):
+        return array.reshape(len(array), 1, -1, array.shape[-1]).swapaxes(2, 3)
+
+    _, counted, nats = _entropy(rows(weights))
+    keys = rows(allowed).sum(-1)
     entropy = (_share(nats, keys), counted & (keys > 1))
     return {**gate_statistics(weights, allowed, details), "entropy": entropy}
 

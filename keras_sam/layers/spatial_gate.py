@@ -28,10 +28,18 @@ class SpatialGate(keras.layers.Layer):
         features: Tensor `(B, *spatial, C)`.
         gate: Tensor `(B, *spatial, C)`, or `(B, *spatial, 1)` with `broadcast=True`.
 
-    Masking: steps that the mask of `features` leaves out get the gate zero; the mask is
-    passed on.
+        features_mask: Boolean `(B, *spatial)`, False for padding; Keras hands over the
+            mask of an `Embedding` or `Masking` layer by itself.
 
-    Output shape: that of `features`.
+    Masking:
+        Padding gets the gate zero. The mask is passed on.
+
+    Output shape:
+        The shape of `features`.
+
+    Raises:
+        ValueError: For an argument out of range, when the layer is made; for a gate or a
+            mask whose shape does not fit, when it is built or called.
 
     Example:
 
@@ -41,8 +49,9 @@ class SpatialGate(keras.layers.Layer):
     >>> keras_sam.layers.SpatialGate()(features, gate).shape
     (None, 13, 13, 64)
 
-    Reference: Bochkovskiy et al. 2020, "YOLOv4: Optimal Speed and Accuracy of Object
-    Detection", figure 5 (https://arxiv.org/abs/2004.10934).
+    Reference:
+        Bochkovskiy et al., 2020, "YOLOv4: Optimal Speed and Accuracy of Object Detection"
+        (https://arxiv.org/abs/2004.10934), figure 5b.
     """
 
     def __init__(self, activation=None, broadcast=False, **kwargs):
@@ -95,6 +104,6 @@ class SpatialGate(keras.layers.Layer):
         raise ValueError(
             "`gate` must have the shape of `features`"
             + (", or one channel" if self.broadcast else "")
-            + f", {where}.{hint} Received: features of shape {features}, "
-            f"gate of shape {gate}"
+            + f", {where}.{hint} Received: features.shape={features}, "
+            f"gate.shape={gate}"
         )

@@ -127,7 +127,9 @@ def _backward(
 
 def pool(features, pooling, axes, mask=None):
     """Pools `axes` of features `(B, ...)` into maps `(B, kept axes, n)`."""
-    pools = {"max": ops.max, "mean": ops.mean}
+    # Of no places at all, as of an empty batch, Keras wants to know the maximum.
+    largest = functools.partial(ops.max, initial=float("-inf"))
+    pools = {"max": largest, "mean": ops.mean}
     if mask is not None:
         pools = {
             "max": functools.partial(_masked_max, mask=mask),
@@ -137,17 +139,25 @@ def pool(features, pooling, axes, mask=None):
 
 
 def _masked_max(features, axis, mask):
-    found = ops.max(ops.where(mask, features, float("-inf")), axis=axis)
+    lowest = float("-inf")
+    found = ops.max(ops.where(mask, features, lowest), axis=axis, initial=lowest)
     return ops.where(ops.any(mask, axis=axis), found, ops.zeros_like(found))
 
 
 def _masked_mean(features, axis, mask):
-    total = ops.sum(ops.where(mask, features, 0.0), axis=axis)
+    # In float32, as in `ops.mean`: the sum of many halves may be larger than any of them.
+    kept = ops.cast(ops.where(mask, features, 0.0), _wide(features))
+    total = ops.sum(kept, axis=axis)
     share = ops.squeeze(_shares(mask, axis), axis)
-    return ops.multiply(total, ops.cast(share, total.dtype))
+    return ops.cast(ops.multiply(total, ops.cast(share, total.dtype)), features.dtype)
 
 
 def _shares(mask, axes):
     """One by the number of True values, in float32 because a half cannot count far."""
     count = ops.sum(ops.cast(mask, "float32"), axis=axes, keepdims=True)
     return ops.divide(1.0, ops.maximum(count, 1.0))
+
+
+def _wide(features):
+    dtype = keras.backend.standardize_dtype(features.dtype)
+    return dtype if dtype == "float64" else "float32"

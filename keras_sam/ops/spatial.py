@@ -42,8 +42,9 @@ def place_weights(maps, parameters, mask, normalizer, dilation_rate, finish=None
     if finish is not None:
         scores = finish(scores)
     shape = ops.shape(scores)[:-1]
-    flat = ops.reshape(scores, (shape[0], -1))
-    mask = None if mask is None else ops.reshape(mask, (shape[0], -1))
+    row = (shape[0], math.prod(shape[1:]))  # no -1: a batch may be empty
+    flat = ops.reshape(scores, row)
+    mask = None if mask is None else ops.reshape(mask, row)
     return ops.reshape(attention_weights(flat, normalizer, mask), shape)
 
 
