@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_sam import _validation as check
 from keras_sam.layers._projections import ProjectedAttention, grid_of, keras_mask
 from keras_sam.recording import AttentionDetails
 
@@ -94,6 +95,15 @@ class SelfAttention(ProjectedAttention):
         (https://arxiv.org/abs/2305.13245).
     """
 
+    def __init__(self, num_heads, key_dim=None, *args, selective=False, **kwargs):
+        super().__init__(num_heads, key_dim, *args, **kwargs)
+        self.selective = check.boolean("selective", selective)
+        if selective and not self.causal:
+            raise ValueError(
+                "`causal` must be True where `selective` is, because positions select "
+                "for those after them. Received: causal=False, selective=True"
+            )
+
     def build(self, input_shape):
         input_shape = tuple(input_shape)
         if not 3 <= len(input_shape) <= 5 or input_shape[-1] is None:
@@ -139,6 +149,7 @@ class SelfAttention(ProjectedAttention):
             return_attention_scores=return_attention_scores,
             training=training,
             details=AttentionDetails("self", grid, grid),
+            selective=self.selective,
         )
         if grid is None:
             return outputs
@@ -166,6 +177,9 @@ class SelfAttention(ProjectedAttention):
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "selective": self.selective}
 
     def _check_call(self, inputs, mask, attention_mask, attention_bias):
         self._check_mask("mask", mask, inputs)
