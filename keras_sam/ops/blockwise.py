@@ -19,7 +19,7 @@ FEW_WEIGHTS = 2**20
 # Dot products are fastest with so many rows, measured from 64 to 1024.
 DOT_PRODUCT_ROWS = 256
 # Selective attention keeps one row of keys for each slab: at least so many rows.
-SELECTIVE_ROWS = 32
+SELECTIVE_ROWS = 64
 # Other scores have so many pairs of a row and a key in a slab: 2 MiB of float32.
 PAIRS = 2**19
 
