@@ -469,8 +469,10 @@ def test_equal_layers_are_compiled_once():
 
 @pytest.mark.tensorflow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
-@pytest.mark.parametrize("arguments", ["", "causal=True, selective=True"])
-def test_training_never_holds_a_matrix_of_weights(arguments, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "most"), [("", 256), ("causal=True, selective=True", 512)]
+)
+def test_training_never_holds_a_matrix_of_weights(arguments, most, tmp_path):
     script = textwrap.dedent(
         f"""
         import resource
@@ -496,4 +498,5 @@ def test_training_never_holds_a_matrix_of_weights(arguments, tmp_path):
     )
     printed = run_python("-c", script, cwd=tmp_path)
     # 4096 x 4096 weights of 8 heads take 512 MiB; without blocks training keeps four.
-    assert int(printed.split("MiB")[1]) < 256
+    # Causal attention has four groups to compile, which 512 rows have not.
+    assert int(printed.split("MiB")[1]) < most

@@ -1,5 +1,7 @@
 """`SelfAttention(causal=True, selective=True)`: one head takes off scores for all."""
 
+import re
+
 import gradients
 import keras
 import numpy as np
@@ -293,3 +295,32 @@ def test_lengths_on_both_sides_of_the_choice(monkeypatch, tmp_path):
         error = 8 * np.finfo("float32").eps * np.abs(expected).max()
         for call in (served, jitted):
             np.testing.assert_allclose(numpy(call(array)), expected, rtol=0, atol=error)
+
+
+@pytest.mark.tensorflow
+def test_no_tensor_is_as_large_as_a_matrix_of_pairs():
+    """Neither forward nor backward; all rows at once would have some."""
+    from keras_sam.ops import all_rows, blockwise, selective
+    from keras_sam.ops.compiled import compiled
+    from keras_sam.ops.slabs import Options
+
+    length = 211
+    shape = (1, 2, length, 3)
+    names = "query", "key", "value", "upstream"
+    tensors = {name: ops.ones(shape) for name in names}
+    tensors |= {"selectable": penalty.selectable_keys(length), "output": ops.ones(shape)}
+    tensors |= dict.fromkeys(("bias", "mask", "key_mask", "query_mask", "seed"))
+
+    def largest(run):
+        ir = compiled(run).experimental_get_compiler_ir(tensors)(stage="hlo")
+        shapes = re.findall(r"\w\[([\d,]+)\]", ir)
+        return max(np.prod([int(n) for n in s.split(",")]) for s in shapes)
+
+    arguments = blockwise.dot_product, blockwise.softmax(1.0)
+    options = Options(8, causal=True, selective=True)
+    for compare in (None, blockwise.dot_product):
+        for run in (selective._forward, selective._backward):
+            static = (compare, arguments[1], options)
+            assert largest(lambda x, run=run, s=static: run(x, *s)) < length**2 / 4
+    for run in all_rows.passes(*arguments, options.with_rows(None)):
+        assert largest(run) >= length**2
