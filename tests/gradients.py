@@ -53,7 +53,9 @@ def slope_and_difference(layer, inputs, call):
 
     def function(x, *weights):
         others = [v.value for v in layer.non_trainable_variables]
-        return factor * layer.stateless_call(weights, others, x, **call)[0]
+        return keras.ops.multiply(
+            factor, layer.stateless_call(weights, others, x, **call)[0]
+        )
 
     def total(sign):
         moved = [
