@@ -1,5 +1,6 @@
 """`SelfAttention(causal=True, selective=True)`: one head takes off scores for all."""
 
+import functools
 import re
 
 import gradients
@@ -319,7 +320,7 @@ def test_no_tensor_is_as_large_as_a_matrix_of_pairs():
     options = Options(8, causal=True, selective=True)
     for compare in (None, blockwise.dot_product):
         for run in (selective._forward, selective._backward):
-            static = (compare, arguments[1], options)
-            assert largest(lambda x, run=run, s=static: run(x, *s)) < length**2 / 4
+            static = {"compare": compare, "normalizer": arguments[1], "options": options}
+            assert largest(functools.partial(run, **static)) < length**2 / 4
     for run in all_rows.passes(*arguments, options.with_rows(None)):
         assert largest(run) >= length**2

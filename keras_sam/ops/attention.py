@@ -55,7 +55,7 @@ def wide_scores(scores, bias=None):
     if bias is None:
         return scores
     # A bias of minus infinity is a common way to mask: keep its rows finite.
-    return ops.add(scores, ops.maximum(ops.cast(bias, wide), MASKED))
+    return ops.add(scores, ops.maximum(ops.cast(bias, wide), ops.cast(MASKED, wide)))
 
 
 def position_mask(query_positions, key_positions, causal=False, sliding_window=None):

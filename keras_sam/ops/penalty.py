@@ -51,7 +51,8 @@ def select(logits, allowed, selectable, query_positions, key_positions):
 
 def accumulate(selected):
     """Sums up over the rows before each row, with the same shape."""
-    sums = ops.cumsum(selected[..., :-1, :], axis=-2)
+    # Told the dtype, or Keras makes float64 into float32 on PyTorch.
+    sums = ops.cumsum(selected[..., :-1, :], axis=-2, dtype=selected.dtype)
     return ops.concatenate([ops.zeros_like(selected[..., :1, :]), sums], axis=-2)
 
 
