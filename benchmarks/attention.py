@@ -221,15 +221,18 @@ def print_targets(rows):
             other, mine = peer(results, against), results.get("ours", {})
             if case["length"] not in lengths or not other or "ms" not in mine:
                 continue
-            title = f"{name} {case['length']} {case['pass']}, against {against}:"
+            title = f"  {name} {case['length']} {case['pass']}, against {against}:"
             if faster is not None:
                 ratio = other["ms"] / mine["ms"]
-                verdict = "met" if ratio >= faster else "NOT MET"
-                print(f"  {title:45} {ratio:6.2f} x the speed, at least {faster:.2f} x: {verdict}")
+                print_target(title, ratio, "speed, at least", faster, ratio >= faster)
             if share is not None:
                 ratio = mine["mib"] / max(other["mib"], 1)
-                verdict = "met" if ratio <= share else "NOT MET"
-                print(f"  {title:45} {ratio:6.3f} x the memory, at most {share:.3f} x: {verdict}")
+                print_target(title, ratio, "memory, at most", share, ratio <= share)
+
+
+def print_target(title, ratio, what, wanted, met):
+    verdict = "met" if met else "NOT MET"
+    print(f"{title:45} {ratio:6.3f} x the {what} {wanted:.3f} x: {verdict}")
 
 
 def main():

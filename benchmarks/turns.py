@@ -4,6 +4,7 @@ A process of its own makes peak memory that of one contender. Turns, round after
 make what else the machine does fall on all of them alike.
 """
 
+import contextlib
 import json
 import pathlib
 import resource
@@ -74,10 +75,9 @@ def compete(script, contenders, case, rounds):
 def _start(script, case):
     command = [sys.executable, str(script), "--serve", json.dumps(case)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         command, text=True, bufsize=1, stderr=subprocess.DEVNULL, **pipes
     )
-    return process
 
 
 def _ask(process, what):
@@ -112,13 +112,11 @@ def _memory(key):
         for line in STATUS.read_text().splitlines():
             if line.startswith(key):
                 return int(line.split()[1]) * 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # no Linux: bytes, the peak
-    return most
+    # Elsewhere than on Linux only the peak is known (in bytes on macOS).
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _forget_peak():
     """Makes Linux count the peak anew."""
-    try:
+    with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass

@@ -119,6 +119,7 @@ CASES = {
             "normalizer": normalizers.Entmax(alpha=1.3),
             "causal": True,
             "sliding_window": 3,
+            "selective": True,
             "dropout": 0.2,
             "use_bias": False,
             "kernel_initializer": keras.initializers.HeNormal(seed=3),
@@ -132,6 +133,9 @@ CASES = {
         SelfAttention,
         {"num_heads": 3, "score": "cosine", "normalizer": "sigmoid", "block_size": 2},
         **SEQUENCE,
+    ),
+    "self, selective": Case(
+        SelfAttention, {"num_heads": 2, "causal": True, "selective": True}, **SEQUENCE
     ),
     "self, image": Case(
         SelfAttention,

@@ -126,7 +126,7 @@ def projections(layer, convert):
     return found
 
 
-def attention_oracle(layer, dtype, query, key, value, allowed=True, bias=0.0):
+def attention_oracle(layer, dtype, query, key, value, allowed=True, bias=0.0, first=None):
     """What an attention layer should return, and how far from it it may be.
 
     Args:
@@ -135,6 +135,7 @@ def attention_oracle(layer, dtype, query, key, value, allowed=True, bias=0.0):
         query, key, value: NumPy arrays `(B, T, C)`.
         allowed: Boolean, broadcasts to `(B, H, T, S)`; positions are added here.
         bias: Added to the scores.
+        first: For each example the position that is never selected, if not the first.
 
     Returns:
         A pair for the output and one for the weights: what is expected, in float64, and
@@ -146,6 +147,8 @@ def attention_oracle(layer, dtype, query, key, value, allowed=True, bias=0.0):
     name = next(
         name for name in NORMALIZERS if keras_sam.normalizers.get(name) == layer.normalizer
     )
+    if first is None and getattr(layer, "selective", False):
+        first = [0] * len(query)
     results = []
     for convert in wide_and_narrow(dtype):
         results.append(
@@ -156,6 +159,7 @@ def attention_oracle(layer, dtype, query, key, value, allowed=True, bias=0.0):
                 NORMALIZERS[name],
                 allowed,
                 bias,
+                first,
             )
         )
     return [

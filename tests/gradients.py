@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from common import numpy, random
 
 
 def value_and_gradients(function, *arrays):
@@ -32,6 +33,40 @@ def numerical_gradient(function, array, step=1e-6):
         gradient[index] = (above - function(array)) / (2 * step)
         array[index] = kept
     return gradient
+
+
+def slope_and_difference(layer, inputs, call):
+    """The slope of the summed output along a direction, twice.
+
+    By the gradients of the inputs and of all weights, and by differences.
+    """
+    exact = keras.backend.backend() != "jax"
+    step = 1e-6 if exact else 1e-2
+    arrays = [inputs, *map(numpy, layer.trainable_variables)]
+    if exact:
+        arrays = [array.astype("float64") for array in arrays]
+    directions = [
+        random(*array.shape, seed=index + 50).astype(array.dtype)
+        for index, array in enumerate(arrays)
+    ]
+    factor = random(*inputs.shape, seed=9).astype(arrays[0].dtype)
+
+    def function(x, *weights):
+        others = [v.value for v in layer.non_trainable_variables]
+        return keras.ops.multiply(
+            factor, layer.stateless_call(weights, others, x, **call)[0]
+        )
+
+    def total(sign):
+        moved = [
+            keras.ops.convert_to_tensor(array + sign * step * direction)
+            for array, direction in zip(arrays, directions, strict=True)
+        ]
+        return numpy(function(*moved)).astype("float64").sum()
+
+    _, found = value_and_gradients(function, *arrays)
+    slope = sum((g * d).sum() for g, d in zip(found, directions, strict=True))
+    return slope, (total(1) - total(-1)) / (2 * step), 1e-6 if exact else 3e-2
 
 
 def _tensorflow(function, arrays):

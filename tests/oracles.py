@@ -134,7 +134,25 @@ def attention_weights(scores, normalizer, allowed):
     return weights
 
 
-def multi_head_attention(query, key, value, parameters, score, normalizer, allowed, bias=0):
+def taken_off(logits, allowed, first):
+    """Leviathan et al. 2024, section 3: what rows before `i` take off key `j` in sum.
+
+    Args:
+        logits: Of the head that selects, `(B, T, S)`.
+        allowed: Boolean of the same shape.
+        first: For each example the position that is never selected.
+    """
+    taken = np.zeros_like(logits)
+    for b, i, j in np.ndindex(logits.shape):
+        for k in range(j + 1, i):
+            if allowed[b, k, j] and j != first[b]:
+                taken[b, i, j] += max(logits[b, k, j], 0)
+    return taken
+
+
+def multi_head_attention(
+    query, key, value, parameters, score, normalizer, allowed, bias=0, first=None
+):
     """What `SelfAttention` and `CrossAttention` compute, from `(B, T, C)` inputs.
 
     Args:
@@ -144,6 +162,7 @@ def multi_head_attention(query, key, value, parameters, score, normalizer, allow
         score: Takes a query, a key and the head.
         allowed: Boolean, broadcasts to `(B, H, T, S)`.
         bias: Added to the scores.
+        first: None, or that of `taken_off`: the first head takes off scores then.
 
     Returns:
         The output and the weights.
@@ -161,6 +180,9 @@ def multi_head_attention(query, key, value, parameters, score, normalizer, allow
     query, key = project("query", query), project("key", key)
     value = project("value", value)
     scores = (every_pair(score, query, key) + bias).astype(query.dtype)
+    if first is not None:
+        allowed = np.broadcast_to(allowed, scores.shape)
+        scores = scores - taken_off(scores[:, 0], allowed[:, 0], first)[:, None]
     weights = attention_weights(scores, normalizer, allowed)
     kernel, offset = parameters["output"]
     heads = product(weights, value)

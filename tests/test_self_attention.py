@@ -120,6 +120,7 @@ def test_masks_and_biases(name, positions):
         {"causal": True, "sliding_window": 3},
         {"sliding_window": 1},
         {"sliding_window": 100},
+        {"causal": True, "selective": True},
         {"score": scores.ScaledDot(scale=-1.5)},
         {"score": scores.Additive(units=11, use_bias=False)},
         {"score": scores.LowRankBilinear(rank=11)},
@@ -205,45 +206,12 @@ def test_scores_beyond_float16(score):
     assert np.isfinite(gradient).all()
 
 
-def slope_and_gradient(layer, inputs, call):
-    """The slope of the summed output along a direction, twice.
-
-    By the gradients of the inputs and of all weights, and by differences.
-    """
-    exact = BACKEND != "jax"
-    step = 1e-6 if exact else 1e-2
-    arrays = [inputs, *map(numpy, layer.trainable_variables)]
-    if exact:
-        arrays = [array.astype("float64") for array in arrays]
-    directions = [
-        random(*array.shape, seed=index + 50).astype(array.dtype)
-        for index, array in enumerate(arrays)
-    ]
-    factor = random(*inputs.shape, seed=9).astype(arrays[0].dtype)
-
-    def function(x, *weights):
-        others = [v.value for v in layer.non_trainable_variables]
-        outputs = layer.stateless_call(weights, others, x, **call)[0]
-        return outputs * ops.convert_to_tensor(factor)
-
-    def total(sign):
-        moved = [
-            ops.convert_to_tensor(array + sign * step * direction)
-            for array, direction in zip(arrays, directions, strict=True)
-        ]
-        return numpy(function(*moved)).astype("float64").sum()
-
-    _, found = gradients.value_and_gradients(function, *arrays)
-    slope = sum((g * d).sum() for g, d in zip(found, directions, strict=True))
-    return slope, (total(1) - total(-1)) / (2 * step), 1e-6 if exact else 3e-2
-
-
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("score", SCORES)
 def test_gradients_are_slopes(score, normalizer):
     layer = built(score=score, normalizer=normalizer, dtype="float64")
     call = {"mask": PADDING, "attention_mask": PAIRS, "attention_bias": BIAS}
-    slope, difference, error = slope_and_gradient(layer, random(B, T, C), call)
+    slope, difference, error = gradients.slope_and_difference(layer, random(B, T, C), call)
     assert slope == pytest.approx(difference, rel=error, abs=error)
 
 
@@ -456,6 +424,13 @@ WRONG_ARGUMENTS = {
         {"num_key_value_heads": value} for value in (2, 6)
     ],
     "`causal` must be True or False. Received: causal=": [{"causal": 1}, {"causal": None}],
+    "`selective` must be True or False. Received: selective=": [
+        {"selective": value, "causal": True} for value in (1, 0, None, "yes")
+    ],
+    "`causal` must be True where `selective` is, ": [
+        {"selective": True},
+        {"selective": True, "causal": False, "sliding_window": 3},
+    ],
     "`sliding_window` must be a positive integer or None. Received: sliding_window=": [
         {"sliding_window": value} for value in (0, -1, 2.5, True, (1, 1))
     ],

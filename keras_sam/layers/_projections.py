@@ -142,6 +142,7 @@ class ProjectedAttention(CompositeLayer):
         return_attention_scores,
         training,
         details,
+        selective=False,
     ):
         """Projects `(B, T, C)` tensors, attends, and projects the result back."""
         query = ops.swapaxes(self.query_dense(query), 1, 2)  # (B, H, T, D)
@@ -156,6 +157,7 @@ class ProjectedAttention(CompositeLayer):
             "bias": _with_heads(attention_bias),
             "causal": self.causal,
             "sliding_window": self.sliding_window,
+            "selective": selective,
         }
         if self.block_size is None or return_attention_scores or is_recording():
             output, weights = self._attend_densely(query, key, value, dropout, options)

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_sam import _validation as check
 from keras_sam.layers._projections import ProjectedAttention, grid_of, keras_mask
 from keras_sam.recording import AttentionDetails
 
@@ -23,6 +24,23 @@ class SelfAttention(ProjectedAttention):
     `keras.layers.MultiHeadAttention` computes when it is called with one tensor, and the
     weights are laid out the same: `layer.set_weights(keras_layer.get_weights())` carries
     them over.
+
+    With `selective=True`, positions decide what those after them need no longer see. The
+    first head selects: as far as its logits (`score + bias`) are positive, they are
+    taken off the logits of all heads in all later rows. It adds no weights.
+
+    ```
+    S_ij    = max(logits_ij, 0)  of the first head, for keys 0 < j < i it may attend to
+    F_ij    = sum over k < i of S_kj
+    weights = mask * normalizer(where(mask, score(q, k) + bias - F, very negative))
+
+    logits          S               F
+    1 . . . .       . . . . .       . . . . .      Row 2 takes 4 off key 1, for
+    2 1 . . .       . . . . .       . . . . .      rows 3 and 4. The first key and
+    3 4 1 . .       . 4 . . .       . . . . .      the row itself are never selected,
+    5-6 7 1 .       . . 7 . .       . 4 . . .      and nothing is ever given back.
+    8 9 2 3 1       . 9 2 3 .       . 4 7 . .
+    ```
 
     Args:
         num_heads: Number of heads `H`.
@@ -45,6 +63,9 @@ class SelfAttention(ProjectedAttention):
         block_size: How many query rows are computed at a time. `"auto"` chooses by the
             sizes; None is all at once, which keeps whole score matrices.
         seed: Seed of the dropout.
+        selective: Whether the first head takes weight off positions for those after it,
+            as above. `causal` must be True then. `sliding_window` changes nothing of
+            `F`: who could select a key in the window of a row has it in its own.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:
@@ -62,7 +83,9 @@ class SelfAttention(ProjectedAttention):
     Masking:
         Padding neither gives nor receives weight. A row with nothing to attend to has
         weights of exactly zero, in every dtype, so that its output is the output bias.
-        The mask is passed on. float16 and bfloat16 layers normalize in float32.
+        The mask is passed on. float16 and bfloat16 layers normalize in float32. Padding
+        selects nothing, and the first key that is never selected is the first one that
+        is not padding; rows do not select what they may not attend to.
 
     Output shape:
         The shape of `inputs`; with `return_attention_scores=True` also the weights,
@@ -91,8 +114,18 @@ class SelfAttention(ProjectedAttention):
         Vaswani et al., 2017, "Attention Is All You Need"
         (https://arxiv.org/abs/1706.03762), section 3.2. Ainslie et al., 2023, "GQA:
         Training Generalized Multi-Query Transformer Models"
-        (https://arxiv.org/abs/2305.13245).
+        (https://arxiv.org/abs/2305.13245). Leviathan et al., 2024, "Selective Attention
+        Improves Transformer" (https://arxiv.org/abs/2410.02703), section 3.
     """
+
+    def __init__(self, num_heads, key_dim=None, *args, selective=False, **kwargs):
+        super().__init__(num_heads, key_dim, *args, **kwargs)
+        self.selective = check.boolean("selective", selective)
+        if selective and not self.causal:
+            raise ValueError(
+                "`causal` must be True where `selective` is, because positions select "
+                "for those after them. Received: causal=False, selective=True"
+            )
 
     def build(self, input_shape):
         input_shape = tuple(input_shape)
@@ -139,6 +172,7 @@ class SelfAttention(ProjectedAttention):
             return_attention_scores=return_attention_scores,
             training=training,
             details=AttentionDetails("self", grid, grid),
+            selective=self.selective,
         )
         if grid is None:
             return outputs
@@ -166,6 +200,9 @@ class SelfAttention(ProjectedAttention):
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "selective": self.selective}
 
     def _check_call(self, inputs, mask, attention_mask, attention_bias):
         self._check_mask("mask", mask, inputs)

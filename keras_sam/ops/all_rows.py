@@ -64,9 +64,11 @@ def _attend(inputs, constants, compare, normalizer, options):
         normalizer=normalizer,
         mask=constants["mask"],
         key_mask=constants["key_mask"],
+        query_mask=constants.get("query_mask"),
         bias=inputs.get("bias"),
         causal=options.causal,
         sliding_window=options.sliding_window,
+        selective=options.selective,
         dropout=drop if options.dropout else None,
     )
     return output

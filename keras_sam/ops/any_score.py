@@ -33,7 +33,8 @@ def passes(compare, normalizer, options):
     return graph(compiled(forward)), graph(compiled(backward))
 
 
-def _operands(tensors):
+def operands_of(tensors):
+    """The weights of the score."""
     return tuple(x for name, x in tensors.items() if name.startswith("operand"))
 
 
@@ -41,7 +42,7 @@ def _forward(tensors, compare, normalizer, options):
     problem = Problem({"first_head": 0, **tensors}, options, compare is not None)
 
     def one_slab(slab, key, value, carry):
-        inputs = _inputs(problem, slab, key, value, _operands(tensors))
+        inputs = inputs_of(problem, slab, key, value, operands_of(tensors))
         output = _attend_slab(inputs, problem, slab, compare, normalizer)
         return {"output": slab.put_rows(carry["output"], output)}, {}
 
@@ -53,40 +54,21 @@ def _forward(tensors, compare, normalizer, options):
 def _backward(tensors, compare, normalizer, options):
     problem = Problem({"first_head": 0, **tensors}, options, compare is not None)
     upstream = problem.pad(tensors["upstream"])
-    all_operands = _operands(tensors)
+    operands = operands_of(tensors)
 
     def one_slab(slab, key, value, carry):
         def attend_slab(inputs):
             return _attend_slab(inputs, problem, slab, compare, normalizer)
 
-        inputs = _inputs(problem, slab, key, value, all_operands)
+        inputs = inputs_of(problem, slab, key, value, operands)
         parts = vjp(attend_slab, inputs, slab.of_rows(upstream))
-        operands = zip(carry["operands"], parts["operands"], strict=True)
-        carry = {
-            **carry,
-            "query": slab.put_rows(carry["query"], parts["query"]),
-            "operands": tuple(total + part for total, part in operands),
-        }
-        if "bias" in carry:
-            carry["bias"] = slab.add_pairs(carry["bias"], parts["bias"])
-        return carry, {"key": parts["key"], "value": parts["value"]}
+        return add_gradients(carry, slab, parts)
 
-    carry = {name: getattr(problem, name) for name in NAMES}
-    carry = {n: ops.zeros_like(x) for n, x in carry.items() if x is not None}
-    carry["operands"] = tuple(map(ops.zeros_like, all_operands))
-    carry = problem.for_each_slab(one_slab, carry)
-    gradients = {
-        "query": problem.cut(carry["query"]),
-        "key": ops.swapaxes(carry["key"], 2, 3),
-        "value": ops.swapaxes(carry["value"], 2, 3),
-    }
-    if "bias" in carry:
-        gradients["bias"] = problem.cut(carry["bias"])
-    operands = enumerate(carry["operands"])
-    return {**gradients, **{f"operand{i}": part for i, part in operands}}
+    carry = no_gradients(problem, operands)
+    return gradients_of(problem, problem.for_each_slab(one_slab, carry))
 
 
-def _inputs(problem, slab, key, value, operands):
+def inputs_of(problem, slab, key, value, operands):
     """What a slab may be differentiated by."""
     inputs = {"query": slab.of_rows(problem.query), "key": key, "value": value}
     if problem.bias is not None:
@@ -96,15 +78,57 @@ def _inputs(problem, slab, key, value, operands):
 
 def _attend_slab(inputs, problem, slab, compare, normalizer):
     """The output of a slab."""
+    scores = scores_of(inputs, compare)
+    return attend_scored(scores, inputs.get("bias"), inputs, problem, slab, normalizer)
+
+
+def scores_of(inputs, compare):
+    """The scores of a slab, without the bias."""
     query, key = inputs["query"], inputs["key"]
     if compare is None:
-        scores = matmul(query, key)
-    else:
-        scores = compare(inputs["operands"], query, ops.swapaxes(key, 2, 3))
-        scores = ops.cast(scores, query.dtype)
+        return matmul(query, key)
+    scores = compare(inputs["operands"], query, ops.swapaxes(key, 2, 3))
+    return ops.cast(scores, query.dtype)
+
+
+def attend_scored(scores, bias, inputs, problem, slab, normalizer):
+    """The output of a slab from its scores."""
     allowed = problem.allowed(slab)
-    weights = attention_weights(scores, normalizer, allowed, inputs.get("bias"))
+    weights = attention_weights(scores, normalizer, allowed, bias)
     if problem.options.dropout:
         weights = weights * problem.keep(slab)
     # The gradient of an einsum over a turned value is the faster product.
     return ops.einsum("bhts,bhds->bhtd", weights, inputs["value"])
+
+
+def no_gradients(problem, operands):
+    """What `add_gradients` starts from."""
+    carry = {name: getattr(problem, name) for name in NAMES}
+    carry = {n: ops.zeros_like(x) for n, x in carry.items() if x is not None}
+    return {**carry, "operands": tuple(map(ops.zeros_like, operands))}
+
+
+def add_gradients(carry, slab, parts):
+    """Adds the gradients of a slab; what `Problem.for_each_slab` wants of its body."""
+    operands = zip(carry["operands"], parts["operands"], strict=True)
+    carry = {
+        **carry,
+        "query": slab.put_rows(carry["query"], parts["query"]),
+        "operands": tuple(total + part for total, part in operands),
+    }
+    if "bias" in carry:
+        carry["bias"] = slab.add_pairs(carry["bias"], parts["bias"])
+    return carry, {"key": parts["key"], "value": parts["value"]}
+
+
+def gradients_of(problem, carry):
+    """The gradients by name, in the shapes of what they are the gradients of."""
+    gradients = {
+        "query": problem.cut(carry["query"]),
+        "key": ops.swapaxes(carry["key"], 2, 3),
+        "value": ops.swapaxes(carry["value"], 2, 3),
+    }
+    if "bias" in carry:
+        gradients["bias"] = problem.cut(carry["bias"])
+    operands = enumerate(carry["operands"])
+    return {**gradients, **{f"operand{i}": part for i, part in operands}}

@@ -12,6 +12,7 @@ slabs possible: row `i` of every step depends on row `i` of the query only.
 import keras
 from keras import ops
 
+from keras_sam.ops import penalty
 from keras_sam.ops.products import matmul
 
 # What a masked score is set to. Finite, so that a row with nothing to attend to stays
@@ -36,21 +37,28 @@ def attention_weights(scores, normalizer, mask=None, bias=None):
         The weights, `(..., T, S)`, in the dtype of `scores`.
     """
     dtype = keras.backend.standardize_dtype(scores.dtype)
+    scores = wide_scores(scores, bias)
+    if mask is None:
+        return ops.cast(normalizer(scores), dtype)
+    scores = ops.where(mask, scores, ops.cast(MASKED, scores.dtype))
+    weights = normalizer(scores)
+    return ops.cast(ops.where(mask, weights, ops.zeros_like(weights)), dtype)
+
+
+def wide_scores(scores, bias=None):
+    """Returns `scores + bias`, finite and in float32 or wider."""
+    dtype = keras.backend.standardize_dtype(scores.dtype)
     wide = dtype if dtype == "float64" else "float32"
     scores = ops.cast(scores, wide)
     if dtype == "float16":
         # Products that ran out of the range of float16 are infinite; keep rows finite.
         scores = ops.clip(scores, -FLOAT16_MAX, FLOAT16_MAX)
-    if bias is not None:
-        # A bias of minus infinity is a common way to mask: keep its rows finite.
-        # (`ops.maximum` would make float64 float32 on PyTorch.)
-        bias = ops.cast(bias, wide)
-        scores = scores + ops.where(bias < MASKED, ops.cast(MASKED, wide), bias)
-    if mask is None:
-        return ops.cast(normalizer(scores), dtype)
-    scores = ops.where(mask, scores, ops.cast(MASKED, wide))
-    weights = normalizer(scores)
-    return ops.cast(ops.where(mask, weights, ops.zeros_like(weights)), dtype)
+    if bias is None:
+        return scores
+    # A bias of minus infinity is a common way to mask: keep its rows finite.
+    # (`ops.maximum` would make float64 float32 on PyTorch.)
+    bias = ops.cast(bias, wide)
+    return scores + ops.where(bias < MASKED, ops.cast(MASKED, wide), bias)
 
 
 def position_mask(query_positions, key_positions, causal=False, sliding_window=None):
@@ -92,6 +100,11 @@ def both(mask, other):
     return ops.logical_and(ops.cast(mask, "bool"), ops.cast(other, "bool"))
 
 
+def add_bias(bias, other):
+    """The sum of a bias, which may be None, and another one."""
+    return other if bias is None else ops.add(ops.cast(bias, other.dtype), other)
+
+
 def attend(
     query,
     key,
@@ -105,6 +118,7 @@ def attend(
     bias=None,
     causal=False,
     sliding_window=None,
+    selective=False,
     dropout=None,
 ):
     """Attends with all query rows at once and returns the weights too.
@@ -121,6 +135,7 @@ def attend(
         bias: Float tensor that broadcasts to `(B, H, T, S)`, or None.
         causal: See `position_mask`.
         sliding_window: See `position_mask`.
+        selective: Whether the first head takes off scores; see `penalty`.
         dropout: A function of the weights, or None.
 
     Returns:
@@ -132,7 +147,13 @@ def attend(
         mask = both(mask, query_mask[:, None, :, None])
     positions = ops.arange(ops.shape(query)[-2]), ops.arange(ops.shape(key)[-2])
     mask = both(mask, position_mask(*positions, causal, sliding_window))
-    weights = attention_weights(compare(query, key), normalizer, mask, bias)
+    scores = compare(query, key)
+    if selective:
+        logits = wide_scores(scores[:, :1], penalty.first_head(bias))
+        selectable = penalty.selectable_keys(ops.shape(key)[-2], key_mask)
+        selected = penalty.select(logits, mask, selectable, *positions)
+        bias = add_bias(bias, -penalty.accumulate(selected))
+    weights = attention_weights(scores, normalizer, mask, bias)
     weights = ops.cast(weights, value.dtype)  # scores may have a dtype of their own
     dropped = weights if dropout is None else dropout(weights)
     return matmul(dropped, value), weights

@@ -9,8 +9,9 @@ import math
 import keras
 from keras import ops
 
-from keras_sam.ops import all_rows, any_score, dot_softmax
+from keras_sam.ops import all_rows, any_score, dot_softmax, selective
 from keras_sam.ops.compiled import runs_eagerly
+from keras_sam.ops.penalty import selectable_keys
 from keras_sam.ops.products import matmul
 from keras_sam.ops.slabs import Options
 
@@ -21,6 +22,8 @@ FEW_WEIGHTS = 2**22
 FEW_FOR_A_ROW = 4
 # Dot products are fastest with so many rows, measured from 64 to 1024.
 DOT_PRODUCT_ROWS = 256
+# Selective attention keeps one row of keys for each slab: at least so many rows.
+SELECTIVE_ROWS = 64
 # Other scores have so many pairs of a row and a key in a slab: 2 MiB of float32.
 PAIRS = 2**19
 
@@ -40,6 +43,7 @@ def attend_blockwise(
     bias=None,
     causal=False,
     sliding_window=None,
+    selective=False,
     dropout=0.0,
     seed=None,
     block_size="auto",
@@ -68,6 +72,8 @@ def attend_blockwise(
         bias: Float tensor `(B or 1, H or 1, T or 1, S or 1)`, added to the scores.
         causal: Whether a row attends to keys at or before its own position only.
         sliding_window: None, or attend to keys less than so many positions away.
+        selective: Whether the first head takes off scores; see `penalty`. Only where
+            `causal` is set.
         dropout: The share of weights to drop, in [0, 1).
         seed: A `keras.random.SeedGenerator`, if there is dropout.
         block_size: The number of rows of a slab, or `"auto"`.
@@ -92,11 +98,16 @@ def attend_blockwise(
         "key_mask": None if key_mask is None else ops.cast(key_mask, "bool"),
         "seed": seed.next() if dropout else None,
     }
-    if compare is None and normalizer is None and temperature != 1:
+    if selective:
+        constants |= {
+            "query_mask": None if query_mask is None else ops.cast(query_mask, "bool"),
+            "selectable": selectable_keys(ops.shape(key)[2], key_mask),
+        }
+    elif compare is None and normalizer is None and temperature != 1:
         inputs["query"] = query / temperature
         inputs["bias"] = None if bias is None else bias / temperature
         temperature = 1.0
-    options = Options(block_size, causal, sliding_window, dropout)
+    options = Options(block_size, causal, sliding_window, selective, dropout)
     shape = (*ops.shape(query)[:3], ops.shape(key)[2])
     if compare is None and normalizer is None and are_few(shape, query.shape[3], options):
         few = softmax(temperature), options.with_rows(None)
@@ -166,10 +177,14 @@ def choose_passes(shape, compare, normalizer, temperature, options):
     normalize = normalizer or softmax(temperature)
     lengths_are_known = all(isinstance(size, int) for size in shape[1:])
     rows = options.block_size
-    if rows == "auto":
+    if rows == "auto" and options.selective:
+        rows = max(rows_of_pairs(shape), SELECTIVE_ROWS)
+    elif rows == "auto":
         rows = DOT_PRODUCT_ROWS if compare is None else rows_of_pairs(shape)
     options_of_slabs = options.with_rows(rows)
-    if compare is None and normalizer is None:
+    if options.selective:
+        in_slabs = selective.passes(compare, normalize, options_of_slabs)
+    elif compare is None and normalizer is None:
         in_slabs = dot_softmax.passes(options_of_slabs)
     else:
         in_slabs = any_score.passes(compare, normalize, options_of_slabs)

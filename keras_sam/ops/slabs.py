@@ -23,6 +23,7 @@ class Options:
     block_size: int | str | None = "auto"
     causal: bool = False
     sliding_window: int | None = None
+    selective: bool = False
     dropout: float = 0.0
 
     def with_rows(self, block_size):
@@ -69,6 +70,10 @@ class Slab:
         part = ops.sum(part, axis=axes, keepdims=True) if axes else part
         start, _ = self._pairs(tensor)
         return ops.slice_update(tensor, start, self.of_pairs(tensor) + part)
+
+    def positions(self, axis):
+        """The indices along one of the four axes."""
+        return self.start[axis] + ops.arange(self.size[axis], dtype="int32")
 
     def _pairs(self, tensor):
         """Where the pairs are in a tensor of which some axes broadcast."""
@@ -136,11 +141,12 @@ class Problem:
         """Zeros for the rows of all slabs, each as deep as in `tensor`."""
         return ops.zeros((*self.shape, ops.shape(tensor)[3]), tensor.dtype)
 
-    def for_each_slab(self, body, carry):
+    def for_each_slab(self, body, carry, reverse=False):
         """Runs `carry, gathered = body(slab, key, value, carry)` for each slab.
 
         `carry` is a dictionary of tensors. `gathered`, another one, holds parts of the
-        gradients of keys and values, which are added to those in `carry`.
+        gradients of keys and values, which are added to those in `carry`. The slabs of
+        some heads come in the order of their rows, or the last one first.
         """
         batch, heads, _ = self.shape
         examples, together = self.lead
@@ -148,17 +154,17 @@ class Problem:
         def one_lead(index, carry):
             columns = heads // together
             lead = index // columns * examples, index % columns * together
-            for group in self.groups:
-                carry = self._one_group(lead, group, body, carry)
+            for group in self.groups[::-1] if reverse else self.groups:
+                carry = self._one_group(lead, group, body, carry, reverse)
             return carry
 
         return _loop((batch // examples) * (heads // together), one_lead, carry)
 
-    def _one_group(self, lead, group, body, carry):
+    def _one_group(self, lead, group, body, carry, reverse):
         size = (*self.lead, self.rows, group.width)
 
         def place(index):
-            slab = group.first + index
+            slab = group.first + (group.count - 1 - index if reverse else index)
             first_key = 0 if group.start is None else group.start(slab)
             return Slab((*lead, slab * self.rows, first_key), size)
 
@@ -192,7 +198,7 @@ class Problem:
         if self.key_mask is not None:
             allowed = both(allowed, slab.of_pairs(self.key_mask[:, None, None, :]))
         if options.causal or options.sliding_window is not None:
-            positions = _positions(slab, 2), _positions(slab, 3)
+            positions = slab.positions(2), slab.positions(3)
             window = options.sliding_window
             allowed = both(allowed, position_mask(*positions, options.causal, window))
         return allowed
@@ -205,14 +211,10 @@ class Problem:
 
     def keep(self, slab):
         """What dropout multiplies the weights of a slab by."""
-        batch, head, rows, keys = (_positions(slab, axis) for axis in range(4))
+        batch, head, rows, keys = (slab.positions(axis) for axis in range(4))
         places = batch[:, None], self.first_head + head, rows, keys
         kept = keep(self.seed, *places, self.options.dropout)
         return ops.cast(kept, self.query.dtype)
-
-
-def _positions(slab, axis):
-    return slab.start[axis] + ops.arange(slab.size[axis], dtype="int32")
 
 
 def _if(condition, a, b):
