@@ -115,7 +115,7 @@ def attend_blockwise(
     else:
         passes = choose_passes(shape, compare, normalizer, temperature, options)
         output = run(passes, inputs, constants)
-    output = ops.cast(output, given)
+    output = _with_shape(ops.cast(output, given), (*shape[:3], ops.shape(value)[3]))
     if query_mask is None:
         return output
     return ops.where(query_mask[:, None, :, None], output, ops.zeros_like(output))
@@ -148,8 +148,7 @@ def run(passes, inputs, constants):
             gradients = backward({**given, **more})
             return tuple(_with_shape(gradients[n], ops.shape(given[n])) for n in names)
 
-        shape = (*ops.shape(given["query"])[:3], ops.shape(given["value"])[3])
-        return _with_shape(output, shape), gradient
+        return output, gradient
 
     return attend(*(inputs[name] for name in names))
 

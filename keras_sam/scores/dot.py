@@ -63,7 +63,8 @@ class ScaledDot(Score):
         # The query is scaled, not the scores: T x D numbers instead of T x S, and
         # products stay inside the range of float16.
         scale = 1 / math.sqrt(query.shape[-1]) if self.scale is None else self.scale
-        return ops.multiply(query, scale), key
+        # (`ops.multiply` would round the scale to float32 on PyTorch.)
+        return query * scale, key
 
     def get_config(self):
         return {**super().get_config(), "scale": self.scale}
