@@ -1,16 +1,27 @@
 """The calls of TensorFlow Addons' attention that keras_sam is compared with.
 
 Shared by what makes the stored outputs with the real package (`make_addons_data.py`) and
-by what computes the same with keras_sam. NumPy only.
+by what computes the same with keras_sam. Knows no Keras.
 """
 
 import dataclasses
 import itertools
 
+import ml_dtypes
 import numpy as np
 
 BATCH, ROWS, KEYS, WIDTHS, HEAD_SIZE = 2, 3, 5, (7, 11, 13), 6
 LOW_PRECISION = "float16", "mixed_float16", "bfloat16", "mixed_bfloat16"
+
+
+def tolerance(policy, expected, layers=1):
+    """How far two computations of the same may be apart, by rounding alone.
+
+    Attention is four products in a row, and both round: as in `oracles.allowance`, by the
+    dtype's rounding of the largest number. Processors differ so much from one another.
+    """
+    dtype = policy.removeprefix("mixed_")
+    return 8 * layers * float(ml_dtypes.finfo(dtype).eps) * np.abs(expected).max()
 
 
 @dataclasses.dataclass(frozen=True)

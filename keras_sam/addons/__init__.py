@@ -28,6 +28,7 @@ from keras_sam.addons import activations, scores, unmapped
 from keras_sam.addons.activations import GELU, Sparsemax
 from keras_sam.addons.conversion import convert
 from keras_sam.addons.loading import load_weights
+from keras_sam.addons.models import load_model
 from keras_sam.addons.multi_head_attention import MultiHeadAttention
 from keras_sam.addons.original import import_tfa
 
@@ -38,6 +39,7 @@ __all__ = [
     "activations",
     "convert",
     "import_tfa",
+    "load_model",
     "load_weights",
     "scores",
     "unmapped",
