@@ -20,6 +20,7 @@ TensorFlow Addons                     keras_sam
 `Addons>Sparsemax`, `Addons>GELU`     `keras_sam.addons.Sparsemax`, `keras_sam.addons.GELU`
 `tfa.seq2seq.LuongAttention`,         a score, `Bilinear` or `Additive`: by `convert`, or
 `tfa.seq2seq.BahdanauAttention`       from a configuration (`Addons>LuongAttention`, ...)
+whole models and weights of Keras 2   `load_model` and `load_weights`
 everything else                       a `ValueError` that says what to do, see `unmapped`
 ====================================  ====================================================
 """

@@ -55,8 +55,8 @@ def load_model(path):
             model(keras.tree.map_shape_structure(keras.KerasTensor, shape))
     except Exception as error:
         raise ValueError(
-            f"Keras {keras.__version__} cannot make the model of {str(path)!r}. {IN_CODE} "
-            f"{error}"
+            f"Keras {keras.__version__} cannot make the model. {IN_CODE} "
+            f"Received: path={str(path)!r}. {error}"
         ) from error
     if model.built and not model.weights:
         return model
