@@ -115,3 +115,23 @@ def _cases():
 
 
 CASES = list(_cases())
+
+
+def added_mask():
+    """Scores of any size, a mask, and the weights: the mask is added, in float32.
+
+    Both times -1e10, beside which scores below 512 vanish and larger ones do not.
+    """
+    scores = [[300, -200, 0], [1e5, 0, -1e5], [1e5, 0, -1e5], [7, 7, 1e8]]
+    mask = [[0, 0, 0], [0, 0, 0], [0.5, 0.25, 0.75], [1, 1, 0]]
+    weights = [[1 / 3, 1 / 3, 1 / 3], [1, 0, 0], [0, 0, 1], [0.5, 0.5, 0]]
+    return (np.array(each, "float32") for each in (scores, mask, weights))
+
+
+def weights_of_scores(layer, scores, mask):
+    """Returns the weights that a layer of one head of width 4 makes of given scores."""
+    query = np.pad(scores, [(0, 0), (0, 1)])[None]
+    key = 2 * np.eye(3, 4, dtype="float32")[None]  # 2 is the root of the width
+    layer.build([query.shape, key.shape])
+    layer.set_weights([np.eye(4, dtype="float32")[None]] * 4)
+    return layer([query, key], mask=mask)[1][0, 0]

@@ -53,7 +53,9 @@ def test_the_stored_outputs_are_those_of_the_real_package(made):
             atol = addons_cases.tolerance(policy, want)
         else:  # the models are four layers deep
             policy = "float16" if name == "mixed" else "float32"
-            atol = addons_cases.tolerance(policy, want, layers=4)
+            # Its sparsemax is of numbers of this size, whose rounding it hands on.
+            largest = 241 if name == "shared" else want
+            atol = addons_cases.tolerance(policy, largest, layers=4)
         np.testing.assert_allclose(want, fresh[key], rtol=0, atol=atol, err_msg=key)
 
 
@@ -110,12 +112,22 @@ def test_tensorflow_addons_goes_on_as_before(made):
 def test_models_load_from_their_folder(made, name):
     model = addons.load_model(made / f"{name}_saved")
     stored = np.load(DATA / "expected.npz")
-    outputs = model(make_addons_data.model_inputs(name))
+    inputs = make_addons_data.model_inputs(name)
+    outputs = model(inputs[0] if len(inputs) == 1 else inputs)
     outputs = outputs if isinstance(outputs, list) else [outputs]
     for index, output in enumerate(outputs):
         want = stored[f"{name}/{index}"]
         atol = addons_cases.tolerance("float32", want, layers=4)
         np.testing.assert_allclose(output, want, rtol=0, atol=atol)
+
+
+def test_masks_are_added_to_scores_of_any_size():
+    scores, mask, wanted = addons_cases.added_mask()
+    layer = tfa.layers.MultiHeadAttention(
+        4, 1, use_projection_bias=False, return_attn_coef=True
+    )
+    weights = addons_cases.weights_of_scores(layer, scores, mask)
+    np.testing.assert_allclose(weights, wanted, rtol=1e-6)
 
 
 @pytest.fixture

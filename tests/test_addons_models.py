@@ -33,7 +33,9 @@ def functional():
 
 
 def assert_outputs(model, name, expected, atol=1e-5):
-    outputs = model(make_addons_data.model_inputs(name), training=False)
+    inputs = make_addons_data.model_inputs(name)
+    inputs = [keras.ops.convert_to_tensor(each) for each in inputs]
+    outputs = model(inputs[0] if len(inputs) == 1 else inputs, training=False)
     outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
     assert len(outputs) == sum(key.startswith(f"{name}/") for key in expected)
     for index, output in enumerate(outputs):

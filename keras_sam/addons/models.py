@@ -10,6 +10,8 @@ import keras
 from keras_sam.addons._legacy import policy_name
 from keras_sam.addons.loading import load_weights
 
+# Keras 3 looks a function that is a mere name up among its own only.
+_BY_NAME = {"module": "builtins", "registered_name": "function"}
 MODELS = {"Functional": "Model", "Model": "Model", "Sequential": "Sequential"}
 IN_CODE = (
     "Make the model in code, and load its weights with `keras_sam.addons.load_weights`."
@@ -48,19 +50,27 @@ def load_model(path):
             f"is. {IN_CODE} Received: path={str(path)!r}"
         )
     saved = _translated(saved)
-    shape = saved["config"].pop("build_input_shape", None)
     try:
-        model = getattr(keras, saved["class_name"]).from_config(saved["config"])
-        if shape is not None and not model.built:
-            model(keras.tree.map_shape_structure(keras.KerasTensor, shape))
+        model = _made(getattr(keras, saved["class_name"]), saved["config"])
     except Exception as error:
         raise ValueError(
             f"Keras {keras.__version__} cannot make the model. {IN_CODE} "
             f"Received: path={str(path)!r}. {error}"
         ) from error
-    if model.built and not model.weights:
-        return model
-    load_weights(model, path)
+    if model.weights or not model.built:
+        load_weights(model, path)
+    return model
+
+
+def _made(kind, config):
+    """Returns the model of a configuration, with all of its weights."""
+    shape = config.get("build_input_shape")
+    model = kind.from_config(config)
+    if shape is not None and not model.weights:
+        # Of several inputs, which Keras 3 builds no Sequential model for.
+        outputs = keras.tree.map_shape_structure(keras.KerasTensor, shape)
+        for layer in model.layers:
+            outputs = layer(outputs)
     return model
 
 
@@ -102,6 +112,9 @@ def _translated(saved):
             "The model computes with TensorFlow between its layers, which Keras 3 does "
             f"not load. {IN_CODE} Received: layer={config['name']!r}"
         )
+    for key, value in config.items():
+        if isinstance(value, str) and value.startswith("Addons>"):
+            config[key] = {"class_name": "function", "config": value, **_BY_NAME}
     if "dtype" in config:
         config["dtype"] = policy_name(config["dtype"])
     if not config.get("time_major", True):
