@@ -1,16 +1,27 @@
 """The calls of TensorFlow Addons' attention that keras_sam is compared with.
 
 Shared by what makes the stored outputs with the real package (`make_addons_data.py`) and
-by what computes the same with keras_sam. NumPy only.
+by what computes the same with keras_sam. Knows no Keras.
 """
 
 import dataclasses
 import itertools
 
+import ml_dtypes
 import numpy as np
 
 BATCH, ROWS, KEYS, WIDTHS, HEAD_SIZE = 2, 3, 5, (7, 11, 13), 6
 LOW_PRECISION = "float16", "mixed_float16", "bfloat16", "mixed_bfloat16"
+
+
+def tolerance(policy, expected, layers=1):
+    """How far two computations of the same may be apart, by rounding alone.
+
+    Attention is four products in a row, and both round: as in `oracles.allowance`, by the
+    dtype's rounding of the largest number. Processors differ so much from one another.
+    """
+    dtype = policy.removeprefix("mixed_")
+    return 8 * layers * float(ml_dtypes.finfo(dtype).eps) * np.abs(expected).max()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,3 +115,23 @@ def _cases():
 
 
 CASES = list(_cases())
+
+
+def added_mask():
+    """Scores of any size, a mask, and the weights: the mask is added, in float32.
+
+    Both times -1e10, beside which scores below 512 vanish and larger ones do not.
+    """
+    scores = [[300, -200, 0], [1e5, 0, -1e5], [1e5, 0, -1e5], [7, 7, 1e8]]
+    mask = [[0, 0, 0], [0, 0, 0], [0.5, 0.25, 0.75], [1, 1, 0]]
+    weights = [[1 / 3, 1 / 3, 1 / 3], [1, 0, 0], [0, 0, 1], [0.5, 0.5, 0]]
+    return (np.array(each, "float32") for each in (scores, mask, weights))
+
+
+def weights_of_scores(layer, scores, mask):
+    """Returns the weights that a layer of one head of width 4 makes of given scores."""
+    query = np.pad(scores, [(0, 0), (0, 1)])[None]
+    key = 2 * np.eye(3, 4, dtype="float32")[None]  # 2 is the root of the width
+    layer.build([query.shape, key.shape])
+    layer.set_weights([np.eye(4, dtype="float32")[None]] * 4)
+    return layer([query, key], mask=mask)[1][0, 0]

@@ -8,7 +8,9 @@ trained with it; the outputs are what their models computed.
 
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 import warnings
 
 import addons_cases
@@ -97,6 +99,24 @@ def sequential(keras, tfa):
     return model
 
 
+def nested(keras, tfa):
+    """A model that is called twice inside of another, and layers inside of wrappers."""
+
+    def attending(name):
+        inputs = keras.Input((3, 6))
+        attention = tfa.layers.MultiHeadAttention(head_size=4, num_heads=2)
+        return keras.Model(inputs, attention([inputs, inputs], mask=np.tri(3)), name=name)
+
+    inputs = keras.Input((3, 6), name="inputs")
+    inner = attending("inner")
+    x = inner(inner(inputs))
+    x = keras.layers.BatchNormalization()(keras.layers.Reshape((1, 3, 6))(x))
+    x = keras.layers.TimeDistributed(attending("spread"))(x)
+    recurrent = keras.layers.LSTM(2, activation="Addons>mish")
+    x = keras.layers.Bidirectional(recurrent)(keras.layers.Reshape((3, 6))(x))
+    return keras.Model(inputs, x, name="nested")
+
+
 def unmapped(keras, tfa):
     """A model with a layer that keras_sam does not bring over."""
     inputs = keras.Input((4,))
@@ -119,23 +139,29 @@ def main(folder, more=False):
     folder.mkdir(parents=True, exist_ok=True)
     keras, tfa = prepare()
     expected = {f"layer/{key}": value for key, value in layer_outputs(keras, tfa).items()}
-    for make in (functional, shared, mixed, sequential):
+    for make in (functional, shared, mixed, sequential, nested):
         model = make(keras, tfa)
         # Kernels of one shape begin equal in TensorFlow Addons, which would hide a mix-up.
         draw = np.random.default_rng(3).uniform
-        model.set_weights([draw(0.1, 1, each.shape) for each in model.get_weights()])
+        size = 0.3 if model.name == "nested" else 1  # so that no gate is all closed
+        weights = [size * draw(0.1, 1, each.shape) for each in model.get_weights()]
+        model.set_weights(weights)
         outputs = model(model_inputs(model.name), training=False)
         for index, each in enumerate(outputs if isinstance(outputs, list) else [outputs]):
             expected[f"{model.name}/{index}"] = each.numpy()
-        if more or model.name != "sequential":
-            model.save(folder / f"{model.name}.h5")
+        model.save(folder / f"{model.name}.h5")
         if model.name == "functional":
             model.save(folder / "functional.keras")
             model.save_weights(folder / "functional_checkpoint", save_format="tf")
             (folder / "checkpoint").unlink()
         if model.name == "functional" and more:
             model.save_weights(folder / "functional.weights.h5")
-            model.save(folder / "functional_saved", save_format="tf")
+        if model.name in ("functional", "nested"):
+            saved = folder if more else pathlib.Path(tempfile.mkdtemp())
+            model.save(saved / f"{model.name}_saved", save_format="tf")
+        if model.name == "functional":
+            metadata = saved / "functional_saved" / "keras_metadata.pb"
+            shutil.copy(metadata, folder / "functional_metadata.pb")
         if model.name == "sequential":
             model.save_weights(folder / "sequential_weights.h5")
     unmapped(keras, tfa).save(folder / "unmapped.h5")

@@ -157,6 +157,17 @@ def test_configurations_of_mechanisms_are_scores(name, more, cls):
         ("LuongAttention", {"name": "it"}, "LuongAttention 'it': it needs `units`"),
         ("BahdanauAttention", {"name": "it"}, "BahdanauAttention 'it': it needs `units`"),
         ("LuongAttention", {"units": 3, "probability_fn": "hardmax"}, 'must be "softmax"'),
+        (
+            "LuongAttention",
+            {
+                "units": 3,
+                "memory_layer": {
+                    "class_name": "Dense",
+                    "config": {"name": "it", "use_bias": True, "activation": "linear"},
+                },
+            },
+            r"must be `Dense` without bias .* 'it'",
+        ),
         ("LuongMonotonicAttention", {"units": 3}, "It depends on the step before"),
         ("BahdanauMonotonicAttention", {"units": 3}, "It depends on the step before"),
     ],

@@ -33,7 +33,9 @@ def functional():
 
 
 def assert_outputs(model, name, expected, atol=1e-5):
-    outputs = model(make_addons_data.model_inputs(name), training=False)
+    inputs = make_addons_data.model_inputs(name)
+    inputs = [keras.ops.convert_to_tensor(each) for each in inputs]
+    outputs = model(inputs[0] if len(inputs) == 1 else inputs, training=False)
     outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
     assert len(outputs) == sum(key.startswith(f"{name}/") for key in expected)
     for index, output in enumerate(outputs):
@@ -50,6 +52,90 @@ def test_models_load_and_compute_the_same(name, atol, expected, tmp_path):
     for file in ("model.keras", "model.h5"):
         model.save(tmp_path / file)
         assert_outputs(keras.models.load_model(tmp_path / file), name, expected, atol)
+
+
+MODELS = ["functional", "shared", "mixed", "nested", "sequential"]
+TOLERANCE = {"shared": 1e-4, "mixed": 0.1}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_load_model_makes_whole_models(name, expected, tmp_path):
+    """Also those that Keras 3 does not read; called with a tensor, and saved again."""
+    model = addons.load_model(DATA / f"{name}.h5")
+    assert_outputs(model, name, expected, TOLERANCE.get(name, 1e-5))
+    assert not model.compiled
+    if name == "sequential":
+        return  # no Sequential model of several inputs is saved with its shapes
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_outputs(loaded, name, expected, TOLERANCE.get(name, 1e-5))
+
+
+def test_load_model_reads_files_of_keras_2(expected):
+    assert_outputs(addons.load_model(DATA / "functional.keras"), "functional", expected)
+
+
+@pytest.mark.tensorflow
+def test_load_model_reads_folders(expected, tmp_path):
+    shutil.copy(DATA / "functional_metadata.pb", tmp_path / "keras_metadata.pb")
+    (tmp_path / "variables").mkdir()
+    for part in DATA.glob("functional_checkpoint.*"):
+        name = part.name.replace("functional_checkpoint", "variables")
+        shutil.copy(part, tmp_path / "variables" / name)
+    assert_outputs(addons.load_model(tmp_path), "functional", expected)
+
+
+def edited(tmp_path, edit):
+    """Copies functional.h5 with another configuration of its attention layer."""
+    path = tmp_path / "edited.h5"
+    shutil.copy(DATA / "functional.h5", path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        (layer,) = (
+            each for each in config["config"]["layers"] if "attention" in str(each["name"])
+        )
+        edit(layer)
+        file.attrs["model_config"] = json.dumps(config)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda layer: layer.update(class_name="TFOpLambda"),
+            "TensorFlow between its layers.*load_weights.*layer='attention'",
+        ),
+        (
+            lambda layer: layer.update(class_name="Addons>Nothing"),
+            "Make the model in code.*Addons>Nothing",
+        ),
+        (
+            lambda layer: layer["config"].pop("head_size"),
+            r"Make the model in code.*MultiHeadAttention 'attention'.*\['head_size'\]",
+        ),
+        (
+            lambda layer: layer["config"].update(head_size=5),
+            "The weights do not load into the model 'functional'",
+        ),
+        (
+            lambda layer: layer.update(class_name="Addons>Maxout"),
+            "`Maxout` is not brought over by keras_sam, in 'attention'",
+        ),
+    ],
+)
+def test_load_model_says_what_to_do(edit, message, tmp_path):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        addons.load_model(edited(tmp_path, edit))
+
+
+def test_load_model_refuses_what_is_not_a_model(tmp_path):
+    (tmp_path / "text.h5").write_text("no model in here")
+    for path in (DATA / "sequential_weights.h5", tmp_path, tmp_path / "text.h5"):
+        with pytest.raises(ValueError, match=r"`path` must be .* whole .*load_weights"):
+            addons.load_model(path)
+    with pytest.raises(FileNotFoundError, match="There is no file or folder"):
+        addons.load_model(tmp_path / "nothing.h5")
 
 
 def test_a_keras_file_of_keras_2_loads(expected):

@@ -28,6 +28,8 @@ sys.exit(pytest.main(sys.argv[1:]))
 def test_with_the_real_package():
     tests = str(HERE / "real_addons.py")
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=short"]
+    # TensorFlow Addons has imported typeguard, which is a plugin of pytest as well.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     done = subprocess.run(
         [sys.executable, "-c", RUN, *options, tests],
         cwd=HERE,

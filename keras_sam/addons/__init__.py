@@ -20,6 +20,7 @@ TensorFlow Addons                     keras_sam
 `Addons>Sparsemax`, `Addons>GELU`     `keras_sam.addons.Sparsemax`, `keras_sam.addons.GELU`
 `tfa.seq2seq.LuongAttention`,         a score, `Bilinear` or `Additive`: by `convert`, or
 `tfa.seq2seq.BahdanauAttention`       from a configuration (`Addons>LuongAttention`, ...)
+whole models and weights of Keras 2   `load_model` and `load_weights`
 everything else                       a `ValueError` that says what to do, see `unmapped`
 ====================================  ====================================================
 """
@@ -28,6 +29,7 @@ from keras_sam.addons import activations, scores, unmapped
 from keras_sam.addons.activations import GELU, Sparsemax
 from keras_sam.addons.conversion import convert
 from keras_sam.addons.loading import load_weights
+from keras_sam.addons.models import load_model
 from keras_sam.addons.multi_head_attention import MultiHeadAttention
 from keras_sam.addons.original import import_tfa
 
@@ -38,6 +40,7 @@ __all__ = [
     "activations",
     "convert",
     "import_tfa",
+    "load_model",
     "load_weights",
     "scores",
     "unmapped",

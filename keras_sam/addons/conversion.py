@@ -64,6 +64,13 @@ def _kind(layer):
     for cls in type(layer).__mro__:
         of_addons = cls.__module__.startswith("tensorflow_addons.")
         if cls is MultiHeadAttention or (of_addons and cls.__name__ in kinds):
+            for method in ("call", "_calculate_attention"):
+                if getattr(type(layer), method, None) is not getattr(cls, method, None):
+                    raise ValueError(
+                        f"`layer` must compute what {cls.__name__} does, and a subclass "
+                        f"with its own `{method}` may not. Write it as a layer of Keras 3. "
+                        f"Received: layer={layer.name!r} (of type {type(layer).__name__})"
+                    )
             return cls.__name__
     raise ValueError(
         "`layer` must be a tfa.layers.MultiHeadAttention, tfa.seq2seq.LuongAttention or "

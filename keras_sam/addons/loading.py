@@ -122,6 +122,8 @@ def _find(model, attributes):
                 found = [layer for layer in found.layers if layer.weights][int(index)]
             elif kind == "layer":
                 found = found.layers[int(index)]
+            elif name == "variables":  # Keras 3 counts seeds among them, too
+                found = found.weights
             else:
                 found = found[int(name)] if name.isdigit() else getattr(found, name)
     except (AttributeError, IndexError):

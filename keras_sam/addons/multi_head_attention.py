@@ -16,6 +16,7 @@ from keras_sam.recording import AttentionDetails, is_recording, record
 # What TensorFlow Addons adds to the scores of masked keys. It is added, not put in their
 # place, so a row with nothing to attend to attends to all keys alike.
 MASKED_BIAS = -1e10
+SCORE_MAX = 1e9
 
 
 @keras.saving.register_keras_serializable(package="Addons")
@@ -154,12 +155,7 @@ class MultiHeadAttention(keras.layers.Layer):
         value = ops.einsum("...sc,hcd->...hsd", value, self.value_kernel)
         query = ops.divide(query, math.sqrt(self.head_size))
         scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (..., H, T, S)
-        bias = None
-        if mask is not None:
-            bias = ops.multiply(ops.subtract(1.0, ops.cast(mask, "float32")), MASKED_BIAS)
-            if len(bias.shape) != len(scores.shape):
-                bias = ops.expand_dims(bias, -3)
-        weights = attention_weights(scores, Softmax(), bias=bias)
+        weights = self._weights(scores, mask)
         if is_recording():
             record(self, weights, AttentionDetails(kind))
         dropped = weights
@@ -171,6 +167,18 @@ class MultiHeadAttention(keras.layers.Layer):
         if self.projection_bias is not None:
             output = ops.add(output, self.projection_bias)
         return (output, weights) if self.return_attn_coef else output
+
+    def _weights(self, scores, mask):
+        """Normalizes the scores as TensorFlow Addons did, in float32 or wider."""
+        if mask is not None:
+            bias = ops.multiply(ops.subtract(1.0, ops.cast(mask, "float32")), MASKED_BIAS)
+            if len(bias.shape) != len(scores.shape):
+                bias = ops.expand_dims(bias, -3)
+            wide = "float64" if self.compute_dtype == "float64" else "float32"
+            # Products that ran out of the range of float16 are infinite.
+            finite = ops.clip(ops.cast(scores, wide), -SCORE_MAX, SCORE_MAX)
+            scores = ops.add(finite, ops.cast(bias, wide))
+        return ops.cast(attention_weights(scores, Softmax()), self.compute_dtype)
 
     def compute_output_spec(self, inputs, training=None, mask=None):
         query, key, value = self._three(inputs)

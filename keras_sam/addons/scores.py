@@ -79,6 +79,10 @@ def _check_config(kind, config):
             f"The configuration must be that of tfa.seq2seq.{kind}, in {kind} {name!r}: "
             f"it needs `units`. Received: {sorted(config)}"
         )
+    for argument in ("query_layer", "memory_layer"):
+        inner = config.get(argument)
+        if inner is not None:
+            _check_linear(kind, inner["class_name"], inner["config"])
     probability = config.get("probability_fn", "softmax")
     if probability != "softmax":
         raise ValueError(
@@ -91,15 +95,18 @@ def _check_config(kind, config):
 
 def _kernel(kind, layer):
     """Returns the kernel of a linear layer without a bias, which is all a score has."""
-    config = layer.get_config()
+    _check_linear(kind, type(layer).__name__, layer.get_config())
+    return layer.kernel.numpy()
+
+
+def _check_linear(kind, class_name, config):
     if (
-        type(layer).__name__ != "Dense"
+        class_name != "Dense"
         or config["use_bias"]
         or config["activation"] not in (None, "linear")
     ):
         raise ValueError(
             f"The query and memory layers of {kind} must be `Dense` without bias and "
             "activation, as they are unless given; apply yours to the inputs of the score "
-            f"instead. Received: {layer.name!r} (of type {type(layer).__name__})"
+            f"instead. Received: {config['name']!r} (of type {class_name})"
         )
-    return layer.kernel.numpy()

@@ -2,7 +2,8 @@
 
 The list is complete and stays so: TensorFlow Addons 0.23 was the last version. Each name
 is registered with Keras, so that a model that needs it gets a message which says what to
-do, in place of Keras's advice to register a class that no longer exists.
+do, in place of Keras's advice to register a class that no longer exists. What you have
+registered under such a name yourself stays.
 """
 
 import keras
@@ -12,8 +13,8 @@ _COMPILED = (
     "compile it with {}."
 )
 _OWN = (
-    "Write it as a class of Keras 3, and load the model inside "
-    '`with keras.saving.custom_object_scope({{"Addons>{name}": YourClass}})`.'
+    "Write it for Keras 3, and load the model inside "
+    '`with keras.saving.custom_object_scope({{"Addons>{name}": Yours}})`.'
 )
 _LAYER = "keras_sam brings over attention and activations only. " + _OWN
 _RANDOM = "It is random in training, which an activation of Keras 3 cannot know of. " + _OWN
@@ -86,7 +87,8 @@ def _stand_in_function(name, advice):
 
 for _advice, _names in ADVICE.items():
     for _name in _names.split():
-        _stand_in = _stand_in_function if _name.islower() else _stand_in_class
-        keras.saving.register_keras_serializable(package="Addons", name=_name)(
-            _stand_in(_name, _advice)
-        )
+        if keras.saving.get_registered_object(f"Addons>{_name}") is None:
+            _stand_in = _stand_in_function if _name.islower() else _stand_in_class
+            keras.saving.register_keras_serializable(package="Addons", name=_name)(
+                _stand_in(_name, _advice)
+            )
