@@ -18,7 +18,7 @@ MASKED = -1e9
 FLOAT16_MAX = 65504.0
 
 
-def attention_weights(scores, normalizer, mask=None, bias=None):
+def attention_weights(scores, normalizer, mask=None, bias=None, dtype=None):
     """Normalizes each row of `scores` over the keys that `mask` allows.
 
     Normalizing happens in float32 or wider and is cast back. Multiplying by the mask
@@ -29,14 +29,16 @@ def attention_weights(scores, normalizer, mask=None, bias=None):
         normalizer: A function of float scores that works on the last axis.
         mask: Boolean tensor that broadcasts to `scores`; True is "may attend".
         bias: Float tensor that broadcasts to `scores`, added before masking.
+        dtype: The dtype of the weights, that of `scores` if None.
 
     Returns:
-        The weights, `(..., T, S)`, in the dtype of `scores`.
+        The weights, `(..., T, S)`.
     """
-    dtype = keras.backend.standardize_dtype(scores.dtype)
-    wide = dtype if dtype == "float64" else "float32"
+    given = keras.backend.standardize_dtype(scores.dtype)
+    dtype = dtype or given
+    wide = given if given == "float64" else "float32"
     scores = ops.cast(scores, wide)
-    if dtype == "float16":
+    if given == "float16":
         # Products that ran out of the range of float16 are infinite; keep rows finite.
         scores = ops.clip(scores, -FLOAT16_MAX, FLOAT16_MAX)
     if bias is not None:
