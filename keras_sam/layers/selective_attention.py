@@ -324,15 +324,11 @@ class SelectiveAttention(CompositeLayer):
         queries, keys = self.score.project(queries, keys)
         if self.relation == "query":
             return ops.squeeze(self.score(queries, keys, projected=True), axis=2)
-        compare, operands = self.score.as_function()
-        received = received_weight(
-            queries,
-            keys,
-            compare=compare,
-            operands=operands,
-            normalizer=normalizers.Softmax(),
-            mask=None if mask is None else mask[:, 0],
-        )
+        options = {"mask": None if mask is None else mask[:, 0]}
+        if not self.score.is_dot_product:
+            compare, operands = self.score.as_function()
+            options |= {"compare": compare, "operands": operands}
+        received = received_weight(queries, keys, **options)
         return ops.log(ops.maximum(received, keras.config.epsilon()))
 
     def _check_query(self, shape):
