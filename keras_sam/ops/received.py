@@ -54,6 +54,8 @@ def received_weight(query, key, *, compare=None, operands=(), mask=None):
     inputs = {"query": query, "key": key}
     inputs |= {f"operand{i}": tensor for i, tensor in enumerate(operands)}
     inputs = {name: ops.cast(tensor, wide) for name, tensor in inputs.items()}
+    if query.shape[2] == 0:  # compiled loops need a row
+        return ops.zeros_like(inputs["key"][..., 0])
     batch, _, length, _ = ops.shape(query)
     counted = ops.ones((batch, 1, length, 1), wide)
     if mask is not None:
