@@ -131,9 +131,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--rounds", type=int, default=9, help="at least 5")
+    parser.add_argument("--steps", type=int, help="of training; few to measure time alone")
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
     options = parser.parse_args()
-    short, long, steps, asked = (40, 80, 4, 8) if options.quick else (512, 4096, 400, 200)
+    short, long, steps, asked = (40, 80, 4, 8) if options.quick else (512, 4096, 300, 100)
+    steps = steps if options.steps is None else options.steps
     models = {"all parts": learn(None, short, steps), "top 10%": learn(0.1, short, steps)}
     answers = {
         "all parts": tf.function(models["all parts"].call),

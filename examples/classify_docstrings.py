@@ -127,7 +127,8 @@ def self_attention():
 
 
 def selective_attention():
-    return build(keras_sam.SelectiveAttention(name="attend"))
+    # With dropout no word can count on being the only one that is looked at.
+    return build(keras_sam.SelectiveAttention(dropout=0.3, name="attend"))
 
 
 networks = {

@@ -61,7 +61,7 @@ TABLE = (
         {
             f"SelectiveAttention +{PERCENT}": (70, 100),
             f"SelectKBest +{PERCENT}": (80, 100),
-            f"permutation importance +{PERCENT}": (60, 100),
+            f"permutation importance +{PERCENT}": (20, 100),
             f"Drawn blindly: {PERCENT}": (50, 50),
         },
     ),
@@ -71,8 +71,8 @@ TABLE = (
             r"(\d+) others to test on": (800, 1000),
             f"most frequent answer: {PERCENT}": (10, 30),
             f"without attention: {PERCENT}": (15, 75),
-            f"two hops: {PERCENT}": (40, 100),
-            f"hop 1: who took it has the largest weight in {PERCENT}": (20, 100),
+            f"two hops: {PERCENT}": (80, 100),
+            f"hop 2: .* where they went in {PERCENT}": (70, 100),
         },
     ),
     Example(
