@@ -1,8 +1,9 @@
 """Which package of the standard library does this docstring sentence come from?
 
 Real text that every Python has: the docstrings of eight packages, cut into sentences. A
-small network averages the words of a sentence, with and without self-attention before it.
-Then it says which words it looked at.
+small network makes one vector of the words of a sentence: their mean, their mean after
+self-attention, or the sum that selective attention weighs. Then the last two say which
+words they looked at.
 
     python examples/classify_docstrings.py
 """
@@ -125,50 +126,69 @@ def self_attention():
     return build(attend, layers.GlobalAveragePooling1D())
 
 
-networks = {"mean of the words": mean, "self-attention, then mean": self_attention}
+def selective_attention():
+    # With dropout no word can count on being the only one that is looked at.
+    return build(keras_sam.SelectiveAttention(dropout=0.3, name="attend"))
 
-# Training. The last model's attention goes to TensorBoard, with the words it looks at.
+
+networks = {
+    "mean of the words": mean,
+    "self-attention, then mean": self_attention,
+    "selective attention": selective_attention,
+}
+
+# Training. What the last models attend to goes to TensorBoard, word by word.
 
 probes = [np.flatnonzero(labels[1] == label)[0] for label in range(len(packages))]
 accuracies = {name: [] for name in networks}
+attending = {}
 for name, make in networks.items():
     for seed in range(seeds):
         keras.utils.set_random_seed(seed)
         model = make()
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         callbacks = []
-        if make is self_attention and seed == seeds - 1:
-            callbacks = [
-                keras.callbacks.TensorBoard(options.output),
-                AttentionTensorBoard(
-                    options.output,
-                    ids[1][probes],
-                    tokens=[test[probe][0] for probe in probes],
-                    max_examples=len(probes),
-                ),
-            ]
+        if make is not mean and seed == seeds - 1:
+            attending[name] = model
+            folder = pathlib.Path(options.output, make.__name__)
+            watch = AttentionTensorBoard(
+                folder,
+                ids[1][probes],
+                tokens=[test[probe][0] for probe in probes],
+                max_examples=len(probes),
+            )
+            callbacks = [keras.callbacks.TensorBoard(folder), watch]
         print(f"\n{name}, seed {seed}:")
         model.fit(ids[0], labels[0], batch_size=32, epochs=epochs, callbacks=callbacks)
         accuracies[name].append(model.evaluate(ids[1], labels[1], verbose=0)[1])
 
-# What it looked at: the weight that a word receives from the words of its sentence, where 1
-# is what each of them would get if all got the same.
+# What they looked at: the weight of a word, where 1 is what each word of its sentence would
+# have if all had the same. With self-attention, it is what all words give to it.
 
-with keras_sam.record_attention() as maps:
-    model(ids[1], training=False)
-weights = np.array(maps[model.get_layer("attend").path])  # (B, H, T, T)
 valid = ids[1] != 0
-received = weights.mean(axis=1).sum(axis=1)  # (B, T): from all heads and words
 known = to_ids.get_vocabulary()
-print("\nThe words attended to most, with how many times the average weight:")
-for label, package in enumerate(packages):
-    found = {}
-    chosen = valid & (labels[1] == label)[:, None]
-    for word, weight in zip(ids[1][chosen], received[chosen], strict=True):
-        found.setdefault(known[word], []).append(weight)
-    means = {word: np.mean(each) for word, each in found.items() if len(each) >= 3}
-    best = sorted(means, key=means.get, reverse=True)[:6]
-    print(f"{package:>10}: " + ", ".join(f"{word} {means[word]:.1f}" for word in best))
+
+
+def weights_of_words(model):
+    with keras_sam.record_attention() as maps:
+        model(ids[1], training=False)
+    (weights,) = map(np.array, maps.values())
+    if weights.ndim == 4:  # (B, H, T, T)
+        return weights.mean(axis=1).sum(axis=1)
+    return weights.mean(axis=1) * valid.sum(axis=1, keepdims=True)  # of (B, H, T)
+
+
+for name, model in attending.items():
+    print(f"\n{name}: the words of the largest weight, in how many times the average:")
+    weights = weights_of_words(model)
+    for label, package in enumerate(packages):
+        found = {}
+        chosen = valid & (labels[1] == label)[:, None]
+        for word, weight in zip(ids[1][chosen], weights[chosen], strict=True):
+            found.setdefault(known[word], []).append(weight)
+        means = {word: np.mean(each) for word, each in found.items() if len(each) >= 3}
+        best = sorted(means, key=means.get, reverse=True)[:6]
+        print(f"{package:>10}: " + ", ".join(f"{word} {means[word]:.1f}" for word in best))
 
 print("\nAccuracy on the test sentences, by seed:")
 share = np.bincount(labels[1]).max() / len(labels[1])

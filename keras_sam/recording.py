@@ -26,11 +26,13 @@ class AttentionDetails:
         query_grid: The sizes behind the query axis `T`, such as `(8, 8)` when its 64
             positions are places of a feature map; None for a plain sequence.
         key_grid: The same for the key axis `S`.
+        are_features: Whether what has weight are not positions but channels.
     """
 
     kind: str
     query_grid: tuple | None = None
     key_grid: tuple | None = None
+    are_features: bool = False
 
 
 class AttentionMaps(dict):

@@ -12,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from keras_sam import CrossAttention, SelfAttention, record_attention
+from keras_sam import CrossAttention, SelectiveAttention, SelfAttention, record_attention
 from keras_sam.callbacks import AttentionTensorBoard, _heatmaps, _summaries
 from keras_sam.callbacks.attention_tensorboard import KINDS
 
@@ -253,6 +253,62 @@ def test_tokens_find_their_layers(tmp_path, tokens, expected):
         rows = cells(log, f"{layer}/attention/tokens")[1:]
         assert [row[1] for row in rows] == list(queries) * 2
         assert {cell[0] for row in rows for cell in row[2:] if cell} <= set(keys)
+
+
+def test_selective_weights_are_a_strip_over_the_tokens(tmp_path):
+    words = [["the", "cat", "*sat*", "<b>", "a|b"], ["x", "y"]]
+    pool = SelectiveAttention(num_heads=2, name="select")
+    features = SelectiveAttention(axis=-1, pool=False, name="features")
+    model = chain(features, pool)  # tokens are no names of channels
+    watch = AttentionTensorBoard(tmp_path, data(2), tokens=words)
+    watch.write(model, 0)
+    watch.close()
+    log = Log(tmp_path)
+    assert "features/attention/tokens" not in log
+    assert log["epoch_attention_effective_parts/select"][0] > 1
+    rows = cells(log, "select/attention/tokens")
+    assert len(rows) == 1 + 2 * 2
+    with record_attention() as maps:
+        model(data(2), training=False)
+    weights = maps["select"].numpy()
+    shown = [["the", "cat", r"\*sat\*", "&lt;b&gt;", r"a\|b"], ["x", "y"]]
+    for row, (example, head) in zip(rows[1:], np.ndindex(2, 2), strict=True):
+        strip = weights[example, head, : len(shown[example])]
+        assert row[:2] == [str(example), str(head)]
+        assert row[2] == f"{shown[example][strip.argmax()]} ({strip.max():.2f})"
+        bars = row[-1].split(" ")
+        assert [bar[1:] for bar in bars] == shown[example]
+        order = np.argsort(strip, kind="stable")
+        assert sorted(bar[0] for bar in bars) == [bars[place][0] for place in order]
+        if example == 0:
+            assert bars[strip.argmax()][0] == "█"
+
+
+def test_selected_places_are_drawn_over_the_picture(tmp_path):
+    pictures = data(1, 4 * 6, 3).reshape(1, 4, 6, 3)
+    layer = SelectiveAttention(num_heads=2, top_k=5, name="select")
+    watch = AttentionTensorBoard(tmp_path, pictures)
+    watch.write(chain(layer, shape=(4, 6, 3)), 0)
+    watch.close()
+    log = Log(tmp_path)
+    assert "Over the input" in log.about["select/attention/image"]
+    colors = {
+        tuple(color) for color in log.picture("select/attention/image", 0).reshape(-1, 3)
+    }
+    assert tuple(_heatmaps.PALETTE[_heatmaps.MASKED]) in colors  # what is left out
+
+
+def test_padding_does_not_count_as_parts(tmp_path):
+    layer = SelectiveAttention(kernel_initializer="zeros", name="select")
+    model = chain(keras.layers.Masking(), layer)
+    inputs = data(1)
+    inputs[:, 3:] = 0
+    watch = AttentionTensorBoard(tmp_path, inputs, write_images=False)
+    watch.write(model, 0)
+    watch.close()
+    log = Log(tmp_path)
+    assert log["epoch_attention_effective_parts/select"][0] == pytest.approx(3)
+    assert log["epoch_attention_entropy/select"][0] == pytest.approx(1)
 
 
 def test_steps_go_on_where_training_does(tmp_path):

@@ -50,8 +50,29 @@ TABLE = (
             f"always the most frequent package: {PERCENT}": (10, 35),
             f"mean of the words: {PERCENT}": (45, 95),
             f"self-attention, then mean: {PERCENT}": (45, 95),
-            r"asyncio: \w+ (\d\.\d), ": (1, 40),
-            r"xml: \w+ (\d\.\d), ": (1, 40),
+            f"selective attention: {PERCENT}": (45, 95),
+            r"asyncio: \w+ (\d+\.\d), ": (1, 40),
+            r"xml: \w+ (\d+\.\d), ": (1, 40),
+        },
+        ("*/train/events.*", "*/attention/events.*"),
+    ),
+    Example(
+        "select_features",
+        {
+            f"SelectiveAttention +{PERCENT}": (70, 100),
+            f"SelectKBest +{PERCENT}": (80, 100),
+            f"permutation importance +{PERCENT}": (20, 100),
+            f"Drawn blindly: {PERCENT}": (50, 50),
+        },
+    ),
+    Example(
+        "answer_questions",
+        {
+            r"(\d+) others to test on": (800, 1000),
+            f"most frequent answer: {PERCENT}": (10, 30),
+            f"without attention: {PERCENT}": (15, 75),
+            f"two hops: {PERCENT}": (80, 100),
+            f"hop 2: .* where they went in {PERCENT}": (70, 100),
         },
     ),
     Example(

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from common import NORMALIZERS, numpy, random, randomize, refused
+from common import BACKEND, NORMALIZERS, numpy, random, randomize, refused
 from gradients import value_and_gradients
 from keras import ops
 
@@ -247,6 +247,46 @@ def test_the_mask_is_passed_on_unless_pooled():
     np.testing.assert_allclose(numpy(one), numpy(short), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("axis", "expected"), [(1, [1, 0, 1]), (2, [1, 1]), (-1, [[1, 0, 1], [1, 0, 0]])]
+)
+def test_what_is_left_of_the_mask_is_passed_on(axis, expected):
+    mask = np.array([[[1, 0, 1], [1, 0, 0]]], bool)
+    outputs = keras_sam.SelectiveAttention(axis=axis)(random(1, 2, 3, WIDTH), mask=mask)
+    assert numpy(outputs._keras_mask)[0].astype(int).tolist() == expected
+
+
+@pytest.mark.parametrize("axis", [1, 2, None])
+def test_padding_inside_of_a_part_is_not_summed_up(axis):
+    layer = keras_sam.SelectiveAttention(axis=axis)
+    inputs = random(BATCH, 3, 4, WIDTH)
+    mask = np.ones((BATCH, 3, 4), bool)
+    mask[0, 1, 2] = False
+    outputs, _, _ = call(layer, inputs, mask=mask)
+    inputs[0, 1, 2] = 100.0
+    np.testing.assert_array_equal(call(layer, inputs, mask=mask)[0], outputs)
+
+
+@pytest.mark.parametrize("top_k", [None, 0.5])
+def test_many_parts_in_float16(top_k):
+    """Weights of 1/T and counts of T, which float16 has but few bits for or none."""
+    layer = keras_sam.SelectiveAttention(
+        pool=False, top_k=top_k, kernel_initializer="zeros", dtype="float16"
+    )
+    outputs, weights = layer(np.ones((1, 70_000, 1)), return_attention_scores=True)
+    assert (numpy(weights) > 0).sum() == (35_000 if top_k else 70_000)
+    kept = numpy(outputs)[0, numpy(weights)[0, 0] > 0]
+    np.testing.assert_allclose(kept, 1, rtol=2e-3)
+
+
+def test_integers_are_weighed_as_numbers():
+    table = np.arange(12).reshape(2, 6)
+    layer = keras_sam.SelectiveAttention(axis=-1)
+    np.testing.assert_array_equal(
+        numpy(layer(table)), numpy(layer(table.astype("float32")))
+    )
+
+
 def test_recorded():
     layer = keras_sam.SelectiveAttention(num_heads=2)
     inputs = random(BATCH, 3, 4, WIDTH)
@@ -304,7 +344,36 @@ def test_bad_inputs(make):
         keras_sam.SelectiveAttention()(random(2, 7, 5), mask=np.ones((2, 6), bool))
 
 
+@pytest.mark.parametrize("top_k", [3, 0.3])
+def test_select_in_a_compiled_model(top_k):
+    class Short(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.attend = keras_sam.SelectiveAttention(top_k=top_k)
+
+        def build(self, shape):
+            self.attend.build(shape)
+
+        def call(self, inputs):
+            return self.attend.select(inputs)
+
+    model, inputs = Short(), random(BATCH, LENGTH, WIDTH)
+    model.build(inputs.shape)  # or PyTorch is asked to compile that, too
+    model.compile(jit_compile=BACKEND != "torch")
+    parts, indices = model.predict(inputs, verbose=0)
+    assert parts.shape == (BATCH, 3, WIDTH)
+    expected, at = model(inputs)
+    np.testing.assert_allclose(parts, numpy(expected), rtol=1e-6)
+    np.testing.assert_array_equal(indices, numpy(at))
+
+
 def test_select_refuses_what_it_cannot_do():
+    with refused("`inputs` must be a tensor; in a functional model, call `select`"):
+        keras_sam.SelectiveAttention(top_k=2).select(keras.Input((7, 5)))
+    asks = keras_sam.SelectiveAttention(top_k=2, relation="query")
+    asks.select(random(2, 7, 5), query=random(2, 3))
+    with refused("`query` must be a tensor"):
+        asks.select(random(2, 7, 5))
     for arguments in ({}, {"top_k": 2, "num_heads": 2}, {"top_k": 2, "axis": -1}):
         with refused("`select` needs `top_k`, one head and `axis=None`"):
             keras_sam.SelectiveAttention(**arguments).select(random(2, 7, 5))

@@ -108,7 +108,13 @@ _PAIRS = Kind(
 KINDS = {
     "self": _PAIRS,
     "cross": _PAIRS,
-    "selective": Kind(_statistics.part_statistics, strip_panels, "columns: parts"),
+    "selective": Kind(
+        _statistics.part_statistics,
+        strip_panels,
+        "columns: parts",
+        over_input=True,
+        zeros_are_masked=True,
+    ),
     "spatial": Kind(
         _statistics.place_statistics, place_panels, "places of the input", over_input=True
     ),

@@ -12,13 +12,15 @@ _EXPECTED = (
 )
 _HEADER = ("**example**", "**query**", "**most**", "**second**", "**third**")
 _SHOWN = len(_HEADER) - 2
+_HEADER_OF_PARTS = ("**example**", "**head**", "**most**", "**second**", "**third**")
+_BARS = " ▁▂▃▄▅▆▇█"
 
 
 def check_tokens(tokens, examples):
     """Returns tokens as `{path or None: (query tokens, key tokens)}`, or raises.
 
     Under None are those for all layers of their kind: with query and key the same
-    object for self-attention, with two for cross-attention.
+    object for self-attention and selective attention, with two for cross-attention.
     """
     if tokens is None:
         return {}
@@ -56,15 +58,54 @@ def _is_sequence(value):
     return isinstance(value, list | tuple | np.ndarray)
 
 
-def tokens_for(tokens, path, kind):
+def tokens_for(tokens, path, details):
     """The pair of tokens for a layer, or None."""
     if path in tokens:
         return tokens[path]
     pair = tokens.get(None)
     if pair is None:
         return None
+    if details.kind == "selective":
+        plain = details.key_grid is None and not details.are_features
+        return pair if plain and pair[0] is pair[1] else None
     wanted = "self" if pair[0] is pair[1] else "cross"
-    return pair if kind == wanted else None
+    return pair if details.kind == wanted else None
+
+
+def table_of_parts(weights, tokens, examples):
+    """Rows that say which tokens have the largest weights, and show all of them as bars.
+
+    Args:
+        weights: Array `(B, H, T)`.
+        tokens: A list of strings for each example, which may leave out padding behind.
+        examples: How many examples to show.
+
+    Returns:
+        Rows of Markdown cells, the header first.
+    """
+    heads = [f"{head}" for head in range(weights.shape[1])]
+    # Heads are to the tokens what queries are to keys.
+    pair = [heads] * len(tokens), tokens
+    _, *rows = attended_table(weights[:, None], pair, examples)
+    lists = [
+        (example, head) for example in range(len(weights)) for head in range(len(heads))
+    ]
+    rows = [
+        (*row, _bars(weights[example, head], tokens[example]))
+        for row, (example, head) in zip(rows, lists, strict=False)
+    ]
+    return [(*_HEADER_OF_PARTS, "**all**"), *rows]
+
+
+def _bars(weights, tokens):
+    """A bar before each token, as high as its weight is of the largest."""
+    shares = weights[: len(tokens)] / max(weights.max(), np.finfo("float32").tiny)
+    heights = np.ceil(shares * (len(_BARS) - 1)).astype(int)
+    words = (
+        f"{_BARS[height]}{escape_markdown(token)}".strip()
+        for height, token in zip(heights, tokens, strict=True)
+    )
+    return " ".join(words)
 
 
 def attended_table(weights, pair, examples):

@@ -10,7 +10,12 @@ from keras_sam import _validation as check
 from keras_sam.callbacks import _heatmaps, _overlays, _summaries
 from keras_sam.callbacks._kinds import KINDS
 from keras_sam.callbacks._statistics import summarize
-from keras_sam.callbacks._tokens import attended_table, check_tokens, tokens_for
+from keras_sam.callbacks._tokens import (
+    attended_table,
+    check_tokens,
+    table_of_parts,
+    tokens_for,
+)
 from keras_sam.recording import record_attention
 
 _MEANINGS = {
@@ -39,7 +44,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
       every head, from zero (dark) to its own maximum (yellow); gray is masked. A
       map of places is there twice, by itself and over the input if that is a picture;
     * Text, where `tokens` are given: `<layer>/attention/tokens`, which tokens each
-      token attends to most;
+      token attends to most, or which have the largest weights of all;
     * Histograms, on request: `<layer>/attention/histogram`.
 
     A layer that is called twice has its second call under `<layer>#2`. Steps are
@@ -54,7 +59,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         inputs: The examples to look at: one batch, as the model takes it (an array, or
             a list, tuple or dictionary of arrays).
         tokens: None, or the words behind the positions: a list with one list of strings
-            for each example, for all self-attention layers; a dictionary
+            for each example, for all self-attention and selective layers; a dictionary
             `{"query": lists, "key": lists}` for all cross-attention layers; or a
             dictionary of either by layer path. Lists may be shorter than the padded
             input.
@@ -227,10 +232,14 @@ class AttentionTensorBoard(keras.callbacks.Callback):
             yield _summaries.histogram(tag_of_histogram, weights[allowed], about)
         if self.write_images:
             yield self._image(f"{tag}/attention/image", kind, weights, allowed, details)
-        pair = tokens_for(self.tokens, path, details.kind)
+        pair = tokens_for(self.tokens, path, details)
         if pair is not None:
-            about = "The key tokens with the largest weights, the mean over the heads."
-            rows = attended_table(weights, pair, self.max_examples)
+            if details.kind == "selective":
+                about = "The tokens with the largest weights, and the weights of all."
+                rows = table_of_parts(weights, pair[1], self.max_examples)
+            else:
+                about = "The key tokens with the largest weights, the mean over the heads."
+                rows = attended_table(weights, pair, self.max_examples)
             yield _summaries.table(f"{tag}/attention/tokens", rows, about)
 
     def _scalars(self, tag, statistics):
@@ -273,7 +282,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
 
     def _pictures_below(self, kind, weights, details):
         """The pictures that maps of this kind are to be drawn over, or None."""
-        if not kind.over_input or len(details.query_grid) != 2:
+        if not kind.over_input or len(details.query_grid or details.key_grid or ()) != 2:
             return None
         pictures = _overlays.gray_pictures(self.inputs)
         # Of another number when a layer is called inside `TimeDistributed`.

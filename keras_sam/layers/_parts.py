@@ -90,8 +90,19 @@ class Parts:
         others = () if self.axis is None else self._others(self.shape)
         return (self.shape[0], *others, num_heads * self.width)
 
-    def pool(self, inputs, weights):
+    def pooled_mask(self, mask):
+        """The mask of what `pool` returns, or None."""
+        if mask is None or self.axis is None or len(self.shape) == 2:
+            return None
+        if self.are_features:
+            return mask
+        return ops.any(ops.cast(mask, "bool"), axis=self.axis)
+
+    def pool(self, inputs, weights, mask=None):
         """Sums the parts up by weights `(B, H, T)`: `(B, ..., H D)`."""
+        if mask is not None and self.axis is not None and not self.are_features:
+            # A part that counts may still be padding at some of its positions.
+            inputs = ops.where(mask[..., None], inputs, ops.zeros_like(inputs))
         pooled = ops.einsum("bht,btrd->brhd", weights, self._split(inputs))
         shape = ops.shape(inputs)
         others = () if self.axis is None else self._others(shape)

@@ -1,7 +1,5 @@
 """Selective attention: which parts of an input matter at all?"""
 
-import fractions
-
 import keras
 from keras import ops
 
@@ -12,7 +10,8 @@ from keras_sam.layers._projections import keras_mask
 from keras_sam.layers._sublayers import CompositeLayer, own_score
 from keras_sam.ops.attention import attention_weights
 from keras_sam.ops.received import received_weight
-from keras_sam.ops.selection import keep, top_k_mask
+from keras_sam.ops.selection import count_of, gather_kept, keep, top_k_mask
+from keras_sam.ops.spans import smaller
 from keras_sam.recording import AttentionDetails, record
 
 RELATIONS = ("context", "self", "query")
@@ -80,8 +79,9 @@ class SelectiveAttention(CompositeLayer):
         training: Whether to apply dropout.
 
     Masking:
-        Masked parts have no weight; a row without any other is zero. The mask is passed
-        on unless the parts are pooled.
+        Masked parts have no weight; a row without any other is zero. What is left of the
+        mask is passed on: all of it unless the parts are pooled, nothing if all positions
+        are, and otherwise whether an output has any position that is not masked.
 
     Output shape:
         Pooled, that of `inputs` without the parts' axes, and channels `H C`:
@@ -210,13 +210,17 @@ class SelectiveAttention(CompositeLayer):
         self._check_query(None if query is None else query.shape)
         parts = Parts.of(inputs.shape, self.axis, self.name)
         mask = parts.check_mask(keras_mask(inputs, mask))
+        inputs = ops.cast(inputs, self.compute_dtype)  # numbers of a table may be integers
         weights, kept = self._weights(parts, inputs, query, mask)  # (B, H, T)
-        record(self, weights, AttentionDetails("selective", key_grid=parts.grid))
+        details = AttentionDetails(
+            "selective", key_grid=parts.grid, are_features=parts.are_features
+        )
+        record(self, weights, details)
         dropped = weights
         if training and self.dropout > 0:
             dropped = keras.random.dropout(weights, self.dropout, seed=self.seed_generator)
         if self.pool:
-            outputs = parts.pool(inputs, dropped)
+            outputs = parts.pool(inputs, dropped, mask)
         else:
             outputs = parts.scale(inputs, _mean_one(dropped, weights, kept))
         return (outputs, weights) if return_attention_scores else outputs
@@ -234,33 +238,31 @@ class SelectiveAttention(CompositeLayer):
             mask: As in the call.
 
         Returns:
-            The parts `(B, k, C)` and their positions `(B, k)`, int32. Where there are
-            fewer than k unmasked parts, the last ones are zeros at position -1.
+            The parts `(B, k, C)` and their positions `(B, k)`, int32, counted row by row
+            where there are several axes of them. Where fewer than k parts are unmasked,
+            the last ones are zeros at position -1.
         """
         if self.top_k is None or self.num_heads != 1 or self.axis is not None:
             raise ValueError(
                 "`select` needs `top_k`, one head and `axis=None`. Received: "
                 f"top_k={self.top_k}, num_heads={self.num_heads}, axis={self.axis}"
             )
-        inputs = ops.convert_to_tensor(inputs)
+        if isinstance(inputs, keras.KerasTensor):
+            expected = "a tensor; in a functional model, call `select` in a layer of yours"
+            raise check.invalid("inputs", expected, inputs)
+        self._check_query(None if query is None else query.shape)
+        mask = keras_mask(inputs, mask)
+        inputs = ops.cast(ops.convert_to_tensor(inputs), self.compute_dtype)
         if not self.built:
             self.build(inputs.shape, None if query is None else query.shape)
-        inputs = ops.cast(inputs, self.compute_dtype)
         parts = Parts.of(inputs.shape, None, self.name)
-        mask = parts.check_mask(keras_mask(inputs, mask))
-        weights, kept = self._weights(parts, inputs, query, mask)
+        weights, kept = self._weights(parts, inputs, query, parts.check_mask(mask))
         scaled = parts.scale(inputs, _mean_one(weights, weights, kept))
         shape = ops.shape(inputs)
         scaled = ops.reshape(scaled, (shape[0], -1, shape[-1]))
-        kept = kept[:, 0]
-        length = ops.shape(kept)[-1]
-        k = ops.minimum(self._k(length), length)
-        # Kept parts sort before the others, and both by position.
-        order = ops.argsort(ops.cast(ops.logical_not(kept), "int32"), axis=-1)[:, :k]
-        found = ops.take_along_axis(kept, order, axis=1)
-        selected = ops.take_along_axis(scaled, order[:, :, None], axis=1)
-        selected = ops.where(found[:, :, None], selected, ops.zeros_like(selected))
-        return selected, ops.where(found, ops.cast(order, "int32"), -1)
+        length = ops.shape(scaled)[1] if parts.length is None else parts.length
+        k = smaller(count_of(self.top_k, length), length)
+        return gather_kept(scaled, kept[:, 0], k)
 
     def compute_output_spec(
         self,
@@ -286,7 +288,10 @@ class SelectiveAttention(CompositeLayer):
         return parts.pooled_shape(self.num_heads) if self.pool else tuple(inputs_shape)
 
     def compute_mask(self, inputs, previous_mask):
-        return None if self.pool else previous_mask
+        if not self.pool:
+            return previous_mask
+        parts = Parts.of(inputs.shape, self.axis, self.name)
+        return parts.pooled_mask(previous_mask)
 
     def _weights(self, parts, inputs, query, mask):
         """Returns the weights `(B, H, T)` and which parts have any, or None for all."""
@@ -294,22 +299,17 @@ class SelectiveAttention(CompositeLayer):
         if mask is not None:
             mask = mask[:, None, :]  # (B, 1, T)
         scores = self._importance(described, query, mask)
-        weights = attention_weights(scores, self.normalizer, mask)
-        weights = ops.cast(weights, self.compute_dtype)
+        # As wide as it was normalized: in float16 much would be zero before selection.
+        wide = "float64" if self.compute_dtype == "float64" else "float32"
+        weights = attention_weights(scores, self.normalizer, mask, dtype=wide)
         if self.top_k is None:
-            return weights, mask
+            return ops.cast(weights, self.compute_dtype), mask
         count = ops.shape(scores)[-1]
         if mask is not None:
             count = ops.sum(ops.cast(mask, "int32"), axis=-1, keepdims=True)
-        kept = top_k_mask(ops.stop_gradient(scores), self._k(count), mask)
-        return keep(weights, kept), kept
-
-    def _k(self, count):
-        """How many of `count` parts to keep, in exact integer arithmetic."""
-        if check.is_integer(self.top_k):
-            return self.top_k
-        share = fractions.Fraction(self.top_k).limit_denominator(10_000)
-        return -(-count * share.numerator // share.denominator)
+        k = count_of(self.top_k, count)
+        kept = top_k_mask(ops.stop_gradient(scores), k, mask)
+        return keep(weights, kept, self.compute_dtype), kept
 
     def _importance(self, described, query, mask):
         """The scores of the parts, `(B, H, T)`."""
@@ -324,15 +324,11 @@ class SelectiveAttention(CompositeLayer):
         queries, keys = self.score.project(queries, keys)
         if self.relation == "query":
             return ops.squeeze(self.score(queries, keys, projected=True), axis=2)
-        compare, operands = self.score.as_function()
-        received = received_weight(
-            queries,
-            keys,
-            compare=compare,
-            operands=operands,
-            normalizer=normalizers.Softmax(),
-            mask=None if mask is None else mask[:, 0],
-        )
+        options = {"mask": None if mask is None else mask[:, 0]}
+        if not self.score.is_dot_product:
+            compare, operands = self.score.as_function()
+            options |= {"compare": compare, "operands": operands}
+        received = received_weight(queries, keys, **options)
         return ops.log(ops.maximum(received, keras.config.epsilon()))
 
     def _check_query(self, shape):
@@ -375,9 +371,13 @@ def _check_top_k(top_k):
 
 def _mean_one(dropped, weights, kept):
     """Factors `(B, T)`: the weights, averaged over heads, of which the mean is one."""
+    dtype = keras.backend.standardize_dtype(weights.dtype)
+    wide = "float64" if dtype == "float64" else "float32"  # float16 counts to 2048
+    dropped, weights = ops.cast(dropped, wide), ops.cast(weights, wide)
     if kept is None:
-        count = ops.cast(ops.shape(weights)[-1], weights.dtype)
+        count = ops.cast(ops.shape(weights)[-1], wide)
     else:
-        count = ops.sum(ops.cast(kept, weights.dtype), axis=-1, keepdims=True)
+        count = ops.sum(ops.cast(kept, wide), axis=-1, keepdims=True)
     total = ops.sum(weights, axis=-1, keepdims=True)
-    return ops.mean(ops.divide_no_nan(count * dropped, total), axis=1)
+    factors = ops.mean(ops.divide_no_nan(count * dropped, total), axis=1)
+    return ops.cast(factors, dtype)

@@ -21,7 +21,7 @@ MASKED = -1e9
 FLOAT16_MAX = 65504.0
 
 
-def attention_weights(scores, normalizer, mask=None, bias=None):
+def attention_weights(scores, normalizer, mask=None, bias=None, dtype=None):
     """Normalizes each row of `scores` over the keys that `mask` allows.
 
     Normalizing happens in float32 or wider and is cast back. Multiplying by the mask
@@ -32,11 +32,12 @@ def attention_weights(scores, normalizer, mask=None, bias=None):
         normalizer: A function of float scores that works on the last axis.
         mask: Boolean tensor that broadcasts to `scores`; True is "may attend".
         bias: Float tensor that broadcasts to `scores`, added before masking.
+        dtype: The dtype of the weights, that of `scores` if None.
 
     Returns:
-        The weights, `(..., T, S)`, in the dtype of `scores`.
+        The weights, `(..., T, S)`.
     """
-    dtype = keras.backend.standardize_dtype(scores.dtype)
+    dtype = dtype or keras.backend.standardize_dtype(scores.dtype)
     scores = wide_scores(scores, bias)
     if mask is None:
         return ops.cast(normalizer(scores), dtype)
@@ -47,10 +48,10 @@ def attention_weights(scores, normalizer, mask=None, bias=None):
 
 def wide_scores(scores, bias=None):
     """Returns `scores + bias`, finite and in float32 or wider."""
-    dtype = keras.backend.standardize_dtype(scores.dtype)
-    wide = dtype if dtype == "float64" else "float32"
+    given = keras.backend.standardize_dtype(scores.dtype)
+    wide = given if given == "float64" else "float32"
     scores = ops.cast(scores, wide)
-    if dtype == "float16":
+    if given == "float16":
         # Products that ran out of the range of float16 are infinite; keep rows finite.
         scores = ops.clip(scores, -FLOAT16_MAX, FLOAT16_MAX)
     if bias is None:

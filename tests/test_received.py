@@ -1,0 +1,84 @@
+"""The weight that keys receive, in slabs and shares of rows, against all pairs at once."""
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from common import BACKEND, numpy, random
+from gradients import value_and_gradients
+from keras import ops
+
+import keras_sam
+from keras_sam.ops.received import received_weight
+
+# More rows than are shared out, of no whole number of slabs.
+BATCH, HEADS, LENGTH, DEPTH = 2, 3, 523, 5
+
+
+def scaled(operands, query, key):
+    return operands[0] * ops.matmul(query, ops.swapaxes(key, -1, -2))
+
+
+def all_pairs(query, key, mask):
+    scores = ops.matmul(query, ops.swapaxes(key, 2, 3))
+    scores = ops.where(mask[:, None, None], scores, -1e9)
+    weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+    weights = weights / ops.sum(weights, axis=-1, keepdims=True)
+    both = mask[:, None, :, None] & mask[:, None, None]
+    return ops.sum(weights * ops.cast(both, weights.dtype), axis=2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("with_compare", [False, True])
+def test_values_and_gradients(with_compare, masked):
+    dtype = "float32" if BACKEND == "jax" else "float64"
+    shape = (BATCH, HEADS, LENGTH, DEPTH)
+    arrays = random(*shape, dtype=dtype), random(*shape, seed=1, dtype=dtype)
+    factor = random(HEADS, 1, 1, seed=2, dtype=dtype) if with_compare else np.ones(1)
+    mask = np.arange(LENGTH) < np.array([[LENGTH], [311 if masked else LENGTH]])
+    upstream = random(BATCH, HEADS, LENGTH, seed=3, dtype=dtype)
+    tensor = ops.convert_to_tensor(mask)
+
+    def ours(query, key, factor):
+        options = {"compare": scaled, "operands": (factor,)} if with_compare else {}
+        sums = received_weight(query, key, mask=tensor if masked else None, **options)
+        return sums * ops.convert_to_tensor(upstream)
+
+    def naive(query, key, factor):
+        return all_pairs(query * factor, key, tensor) * ops.convert_to_tensor(upstream)
+
+    arrays = (*arrays, factor.astype(dtype))
+    value, gradients = value_and_gradients(ours, *arrays)
+    expected, by_backend = value_and_gradients(naive, *arrays)
+    tolerance = 1e-4 if dtype == "float32" else 1e-9
+    scores = np.einsum("bhtd,bhsd->bhts", arrays[0] * arrays[2], arrays[1])
+    weights = oracles.softmax(np.where(mask[:, None, None], scores, -np.inf))
+    weights = weights * mask[:, None, :, None]
+    np.testing.assert_allclose(expected, weights.sum(axis=2) * upstream, rtol=1e-3)
+    np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance)
+    for index, (one, other) in enumerate(zip(gradients, by_backend, strict=True)):
+        if index == 2 and not with_compare:
+            continue  # the factor is not in it
+        largest = np.abs(other).max()
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest)
+
+
+def test_each_row_gives_a_weight_of_one():
+    query = random(1, 1, LENGTH, DEPTH)
+    received = numpy(received_weight(ops.convert_to_tensor(query), ops.ones(query.shape)))
+    np.testing.assert_allclose(received, 1, rtol=1e-5)
+
+
+def test_no_rows():
+    layer = keras_sam.SelectiveAttention(relation="self")
+    assert (numpy(layer(np.zeros((2, 0, 3), "float32"))) == 0).all()
+
+
+@pytest.mark.parametrize("length", [7, 1031])
+def test_unknown_lengths(length):
+    layer = keras_sam.SelectiveAttention(relation="self", num_heads=2)
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, layer(inputs))
+    x = random(2, length, 3)
+    compiled = model.predict(x, verbose=0)
+    np.testing.assert_allclose(compiled, numpy(model(x)), rtol=1e-5, atol=1e-6)
