@@ -37,7 +37,9 @@ TABLE = (
         {
             f"Largest difference of model.keras, reloaded: {SMALL}": (0, 1e-6),
             f"Largest difference of the SavedModel, served: {SMALL}": (0, 1e-5),
-            r"Served attention of mix_[12]: .*\((\d+), 4, 16, 16\)": (450, 450),
+            r"Served attention of gate: \((\d+), 8, 8, 1\)": (450, 450),
+            r"Served attention of mix_[12]: \((\d+), 4, 16, 16\)": (450, 450),
+            r"Served attention of pool: \((\d+), 2, 16\)": (450, 450),
             f"Test accuracy with attention: {PERCENT}": (80, 100),
             f"Test accuracy without attention: {PERCENT}": (70, 100),
         },
