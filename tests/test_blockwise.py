@@ -550,3 +550,33 @@ def test_training_never_holds_a_matrix_of_weights(arguments, most, tmp_path):
     # 4096 x 4096 weights of 8 heads take 512 MiB; without blocks training keeps four.
     # Causal attention has four groups to compile, which 512 rows have not.
     assert int(printed.split("MiB")[1]) < most
+
+
+@pytest.mark.tensorflow
+def test_several_devices_train_as_one(tmp_path):
+    script = textwrap.dedent(
+        """
+        import keras, numpy as np, tensorflow as tf
+        import keras_sam
+
+        cpu, = tf.config.list_physical_devices("CPU")
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+
+        def losses(strategy):
+            keras.utils.set_random_seed(0)
+            with strategy.scope():
+                attend = keras_sam.SelfAttention(2, causal=True, block_size=8)
+                model = keras.Sequential([keras.Input((19, 6)), attend])
+                model.compile("sgd", "mse")
+            x = np.random.default_rng(0).normal(size=(8, 19, 6)).astype("float32")
+            fit = model.fit(x, x[:, ::-1], batch_size=4, epochs=2, verbose=0, shuffle=False)
+            return fit.history["loss"]
+
+        one = losses(tf.distribute.get_strategy())
+        both = losses(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        assert one[1] < one[0]
+        np.testing.assert_allclose(one, both, rtol=1e-5)
+        """
+    )
+    run_python("-c", script, cwd=tmp_path)
