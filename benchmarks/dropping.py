@@ -9,7 +9,7 @@ Both models learn from texts of 512 words, for as many steps, and are asked abou
 512 and of 4096 words. In training the selection masks what it leaves out, so that the
 scorer learns; in use `select` drops it, which gives the same answers.
 
-    python benchmarks/dropping.py            # about five minutes on two cores
+    python benchmarks/dropping.py            # about ten minutes on two cores
     python benchmarks/dropping.py --quick    # to see that it runs
 """
 

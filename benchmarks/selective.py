@@ -8,7 +8,7 @@ Two tables, of TensorFlow on the CPU (see `dropping.py` for what dropping parts 
     pairs       relation="self", whose weights come from all pairs of T parts, beside the
                 same formula with its whole T x T matrix
 
-    python benchmarks/selective.py               # all of it, about ten minutes
+    python benchmarks/selective.py               # all of it, about four minutes
     python benchmarks/selective.py --quick       # small sizes, to see that it runs
     python benchmarks/selective.py pairs --json rows.json
 
@@ -130,12 +130,13 @@ def resident(what):
 
 def measure_memory(name, length):
     """Prints the extra memory of one contender; runs in a process of its own."""
-    found = []
-    for run in runs_of(name, length).values():
-        run()  # compiles, which is not what is asked about
-        before = resident("VmRSS")
+    for run in runs_of(name, 640).values():
+        run()  # what compiling takes, and what is allocated once
+    runs = runs_of(name, length)
+    before, found = resident("VmRSS"), []
+    for run in runs.values():
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak begins anew
+            file.write("5")  # the peak begins anew; what was freed is still held
         for _ in range(3):
             run()
         found.append(max(0, resident("VmHWM") - before))
@@ -145,10 +146,7 @@ def measure_memory(name, length):
 def memory(name, length):
     """The extra memory of both passes, in MiB."""
     command = [sys.executable, __file__, "--memory-of", name, str(length)]
-    # Memory that is freed goes back at once, or the second call would not ask for any.
-    freeing = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-    env = {**os.environ, **freeing}
-    printed = subprocess.check_output(command, stderr=subprocess.DEVNULL, env=env)
+    printed = subprocess.check_output(command, stderr=subprocess.DEVNULL)
     return [int(number) / MIB for number in printed.split()[-2:]]
 
 
