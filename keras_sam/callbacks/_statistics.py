@@ -9,6 +9,19 @@ import numpy as np
 
 _TINY = np.finfo(np.float32).tiny
 
+# What TensorBoard says of each.
+MEANINGS = {
+    "entropy": "Mean entropy of the attention rows, divided by the logarithm of the "
+    "number of keys that any head gives weight to (with softmax, all that are not "
+    "masked): 0 looks at one key, 1 at all alike.",
+    "distance": "Mean distance, in positions, between a query and what it attends to "
+    "(Euclidean between the places of a picture).",
+    "max": "Mean over the rows of their largest weight.",
+    "effective_parts": "Mean of exp(entropy): how many parts the weights amount to.",
+    "mean": "Mean of the weights.",
+    "above_half": "Share of the weights above one half.",
+}
+
 
 def summarize(values, counted):
     """The mean over the rows that count, of the whole layer and of each head.

@@ -9,7 +9,7 @@ import numpy as np
 from keras_sam import _validation as check
 from keras_sam.callbacks import _heatmaps, _overlays, _summaries
 from keras_sam.callbacks._kinds import KINDS
-from keras_sam.callbacks._statistics import summarize
+from keras_sam.callbacks._statistics import MEANINGS, summarize
 from keras_sam.callbacks._tokens import (
     attended_table,
     check_tokens,
@@ -17,18 +17,6 @@ from keras_sam.callbacks._tokens import (
     tokens_for,
 )
 from keras_sam.recording import record_attention
-
-_MEANINGS = {
-    "entropy": "Mean entropy of the attention rows, divided by the logarithm of the "
-    "number of keys that any head gives weight to (with softmax, all that are not "
-    "masked): 0 looks at one key, 1 at all alike.",
-    "distance": "Mean distance, in positions, between a query and what it attends to "
-    "(Euclidean between the places of a picture).",
-    "max": "Mean over the rows of their largest weight.",
-    "effective_parts": "Mean of exp(entropy): how many parts the weights amount to.",
-    "mean": "Mean of the weights.",
-    "above_half": "Share of the weights above one half.",
-}
 
 
 class AttentionTensorBoard(keras.callbacks.Callback):
@@ -251,7 +239,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
                 named |= {f"{name_of_layer}/head_{n}": v for n, v in enumerate(heads)}
             for name_of_scalar, value in named.items():
                 if value is not None:
-                    about = _MEANINGS[name]
+                    about = MEANINGS[name]
                     yield _summaries.scalar(name_of_scalar, value, about)
 
     def _image(self, tag, kind, weights, allowed, details):
