@@ -145,7 +145,8 @@ def test_gradients(training, masked):
             output, weights = layer(
                 features, mask=mask, training=training, return_attention_scores=True
             )
-        return ops.sum(output * upstream) + ops.sum(weights * upstream_weights)
+        parts = ops.multiply(output, upstream), ops.multiply(weights, upstream_weights)
+        return ops.sum(parts[0]) + ops.sum(parts[1])
 
     def oracle(features, *weights):
         output, weights = oracles.channel_attention(
