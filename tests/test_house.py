@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import keras
 import pytest
@@ -100,6 +101,7 @@ def test_backends_are_imported_from_above_only(name):
         assert not roots & {"tensorflow", "tensorboard", "jax", "torch"}
 
 
+@pytest.mark.skipif(find_spec("jax") is None, reason="needs JAX")
 def test_the_layers_need_no_tensorflow():
     program = """
 import sys, numpy, keras_sam
