@@ -16,8 +16,6 @@ scorer learns; in use `select` drops it, which gives the same answers.
 import argparse
 import json
 import os
-import statistics
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -25,6 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
+from turns import medians
 
 import keras_sam
 
@@ -113,18 +112,6 @@ def learn(top_k, length, steps, batch=16):
 def accuracy(answer, x, y, batch=4):
     parts = [answer(x[start : start + batch]) for start in range(0, len(x), batch)]
     return float(np.mean(np.concatenate(parts).argmax(-1) == y))
-
-
-def medians(runs, rounds):
-    for run in runs.values():
-        run(), run()
-    times = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            times[name].append(1000 * (time.perf_counter() - begin))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main():

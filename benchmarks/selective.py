@@ -20,10 +20,10 @@ what it held before, each contender and length in a process of its own (Linux on
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
+
+from turns import medians
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -106,19 +106,6 @@ def runs_of(name, length):
         return tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)])
 
     return {"forward": forward, "training step": step}
-
-
-def medians(runs, rounds):
-    """The median time of each function in milliseconds, all taking turns."""
-    for run in runs.values():
-        run(), run()
-    times = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            times[name].append(1000 * (time.perf_counter() - begin))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def resident(what):

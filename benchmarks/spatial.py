@@ -22,8 +22,6 @@ does falls on all of them alike. Times are medians; the ratios are what to look 
 import argparse
 import json
 import os
-import statistics
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -31,6 +29,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from turns import medians
 
 import keras_sam
 
@@ -181,19 +180,6 @@ def contenders(name, inputs):
         except ImportError as error:
             print(f"{peer} is not compared: {error}.")
     return runs
-
-
-def medians(runs, rounds):
-    """The median time of each function in milliseconds, all taking turns."""
-    for run in runs.values():
-        run(), run()
-    times = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            times[name].append(1000 * (time.perf_counter() - begin))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def table(rows):

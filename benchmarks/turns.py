@@ -1,4 +1,4 @@
-"""Measuring contenders in turns, each in a process of its own.
+"""Measuring contenders in turns, in one process or each in a process of its own.
 
 A process of its own makes peak memory that of one contender. Turns, round after round,
 make what else the machine does fall on all of them alike.
@@ -70,6 +70,19 @@ def compete(script, contenders, case, rounds):
         process.stdin.close()
         process.wait()
     return results
+
+
+def medians(runs, rounds):
+    """The median time of each function in milliseconds, all taking turns."""
+    for run in runs.values():
+        run(), run()
+    times = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            times[name].append(1000 * (time.perf_counter() - begin))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def _start(script, case):
