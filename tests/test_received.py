@@ -9,6 +9,7 @@ from gradients import value_and_gradients
 from keras import ops
 
 import keras_sam
+from keras_sam.ops.products import matmul
 from keras_sam.ops.received import received_weight
 
 # More rows than are shared out, of no whole number of slabs.
@@ -16,11 +17,11 @@ BATCH, HEADS, LENGTH, DEPTH = 2, 3, 523, 5
 
 
 def scaled(operands, query, key):
-    return operands[0] * ops.matmul(query, ops.swapaxes(key, -1, -2))
+    return operands[0] * matmul(query, ops.swapaxes(key, -1, -2))
 
 
 def all_pairs(query, key, mask):
-    scores = ops.matmul(query, ops.swapaxes(key, 2, 3))
+    scores = matmul(query, ops.swapaxes(key, 2, 3))
     scores = ops.where(mask[:, None, None], scores, -1e9)
     weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
     weights = weights / ops.sum(weights, axis=-1, keepdims=True)
