@@ -23,7 +23,7 @@ import os
 import subprocess
 import sys
 
-from turns import medians
+import turns
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -108,25 +108,17 @@ def runs_of(name, length):
     return {"forward": forward, "training step": step}
 
 
-def resident(what):
-    """What this process holds (VmRSS), or has held at most (VmHWM), in bytes."""
-    with open("/proc/self/status") as file:
-        (line,) = (line for line in file if line.startswith(what))
-    return 1024 * int(line.split()[1])
-
-
 def measure_memory(name, length):
     """Prints the extra memory of one contender; runs in a process of its own."""
     for run in runs_of(name, 640).values():
         run()  # what compiling takes, and what is allocated once
     runs = runs_of(name, length)
-    before, found = resident("VmRSS"), []
+    before, found = turns.memory("VmRSS"), []
     for run in runs.values():
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak begins anew; what was freed is still held
+        turns.forget_peak()  # what was freed is still held
         for _ in range(3):
             run()
-        found.append(max(0, resident("VmHWM") - before))
+        found.append(max(0, turns.memory("VmHWM") - before))
     print(*found)
 
 
@@ -144,7 +136,9 @@ def compare(names, lengths, rounds, base):
         every = {name: runs_of(name, length) for name in names}
         extra = {name: memory(name, length) for name in names}
         for index, what in enumerate(("forward", "training step")):
-            times = medians({name: runs[what] for name, runs in every.items()}, rounds)
+            times = turns.medians(
+                {name: runs[what] for name, runs in every.items()}, rounds
+            )
             for name, ms in times.items():
                 row = {"T": length, "pass": what, "contender": name, "ms": ms}
                 row |= {f"x {base}": ms / times[base], "MiB": extra[name][index]}

@@ -26,8 +26,8 @@ def serve(make):
     """
     case = json.loads(sys.argv[2])
     run = make(case)
-    _forget_peak()
-    before = _memory("VmRSS")
+    forget_peak()
+    before = memory("VmRSS")
     first = _seconds(run)
     run()
     _say(first_s=first)
@@ -35,7 +35,7 @@ def serve(make):
         if line.strip() == "run":
             _say(ms=1000 * _seconds(run))
         else:
-            _say(mib=(_memory("VmHWM") - before) / 2**20)
+            _say(mib=(memory("VmHWM") - before) / 2**20)
 
 
 def compete(script, contenders, case, rounds):
@@ -119,7 +119,7 @@ def _seconds(run):
     return time.perf_counter() - begin
 
 
-def _memory(key):
+def memory(key):
     """`VmRSS`, the memory in use, or `VmHWM`, the most that was, in bytes."""
     if STATUS.exists():
         for line in STATUS.read_text().splitlines():
@@ -129,7 +129,7 @@ def _memory(key):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _forget_peak():
+def forget_peak():
     """Makes Linux count the peak anew."""
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")

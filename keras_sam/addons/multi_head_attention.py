@@ -11,6 +11,7 @@ from keras_sam import _validation as check
 from keras_sam.addons._legacy import policy_name, revive
 from keras_sam.normalizers import Softmax
 from keras_sam.ops.attention import attention_weights
+from keras_sam.ops.precision import wide
 from keras_sam.recording import AttentionDetails, is_recording, record
 
 # What TensorFlow Addons adds to the scores of masked keys. It is added, not put in their
@@ -174,10 +175,10 @@ class MultiHeadAttention(keras.layers.Layer):
             bias = ops.multiply(ops.subtract(1.0, ops.cast(mask, "float32")), MASKED_BIAS)
             if len(bias.shape) != len(scores.shape):
                 bias = ops.expand_dims(bias, -3)
-            wide = "float64" if self.compute_dtype == "float64" else "float32"
+            dtype = wide(self.compute_dtype)
             # Products that ran out of the range of float16 are infinite.
-            finite = ops.clip(ops.cast(scores, wide), -SCORE_MAX, SCORE_MAX)
-            scores = ops.add(finite, ops.cast(bias, wide))
+            finite = ops.clip(ops.cast(scores, dtype), -SCORE_MAX, SCORE_MAX)
+            scores = ops.add(finite, ops.cast(bias, dtype))
         return ops.cast(attention_weights(scores, Softmax()), self.compute_dtype)
 
     def compute_output_spec(self, inputs, training=None, mask=None):

@@ -9,6 +9,7 @@ from keras_sam.layers._parts import Parts
 from keras_sam.layers._projections import keras_mask
 from keras_sam.layers._sublayers import CompositeLayer, own_score
 from keras_sam.ops.attention import attention_weights
+from keras_sam.ops.precision import wide
 from keras_sam.ops.received import received_weight
 from keras_sam.ops.selection import count_of, gather_kept, keep, top_k_mask
 from keras_sam.ops.spans import smaller
@@ -300,8 +301,8 @@ class SelectiveAttention(CompositeLayer):
             mask = mask[:, None, :]  # (B, 1, T)
         scores = self._importance(described, query, mask)
         # As wide as it was normalized: in float16 much would be zero before selection.
-        wide = "float64" if self.compute_dtype == "float64" else "float32"
-        weights = attention_weights(scores, self.normalizer, mask, dtype=wide)
+        dtype = wide(self.compute_dtype)
+        weights = attention_weights(scores, self.normalizer, mask, dtype=dtype)
         if self.top_k is None:
             return ops.cast(weights, self.compute_dtype), mask
         count = ops.shape(scores)[-1]
@@ -371,13 +372,12 @@ def _check_top_k(top_k):
 
 def _mean_one(dropped, weights, kept):
     """Factors `(B, T)`: the weights, averaged over heads, of which the mean is one."""
-    dtype = keras.backend.standardize_dtype(weights.dtype)
-    wide = "float64" if dtype == "float64" else "float32"  # float16 counts to 2048
-    dropped, weights = ops.cast(dropped, wide), ops.cast(weights, wide)
+    given, dtype = weights.dtype, wide(weights.dtype)  # float16 counts to 2048
+    dropped, weights = ops.cast(dropped, dtype), ops.cast(weights, dtype)
     if kept is None:
-        count = ops.cast(ops.shape(weights)[-1], wide)
+        count = ops.cast(ops.shape(weights)[-1], dtype)
     else:
-        count = ops.sum(ops.cast(kept, wide), axis=-1, keepdims=True)
+        count = ops.sum(ops.cast(kept, dtype), axis=-1, keepdims=True)
     total = ops.sum(weights, axis=-1, keepdims=True)
     factors = ops.mean(ops.divide_no_nan(count * dropped, total), axis=1)
-    return ops.cast(factors, dtype)
+    return ops.cast(factors, given)

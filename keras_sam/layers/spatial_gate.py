@@ -27,7 +27,6 @@ class SpatialGate(keras.layers.Layer):
     Call arguments:
         features: Tensor `(B, *spatial, C)`.
         gate: Tensor `(B, *spatial, C)`, or `(B, *spatial, 1)` with `broadcast=True`.
-
         features_mask: Boolean `(B, *spatial)`, False for padding; Keras hands over the
             mask of an `Embedding` or `Masking` layer by itself.
 

@@ -11,9 +11,9 @@ that they could overflow, `r` is `(1 - tanh(a + b)) / 2` instead.
 
 import math
 
-import keras
 from keras import ops
 
+from keras_sam.ops.precision import wide
 from keras_sam.ops.products import matmul
 
 # e^(2 x) and its reciprocal are finite numbers; infinity times zero never comes up.
@@ -34,10 +34,10 @@ def additive_scores(query, key, vector):
         The scores, `(B, ..., T, S)`, in the dtype of `query`.
     """
     given = query.dtype
-    wide = given if keras.backend.standardize_dtype(given) == "float64" else "float32"
+    dtype = wide(given)
     shape = (*query.shape[1:-2], query.shape[-1])
-    vector = ops.broadcast_to(ops.cast(vector, wide), shape)
-    scores = _scores(ops.cast(query, wide), ops.cast(key, wide), vector)
+    vector = ops.broadcast_to(ops.cast(vector, dtype), shape)
+    scores = _scores(ops.cast(query, dtype), ops.cast(key, dtype), vector)
     return ops.cast(scores, given)
 
 

@@ -8,6 +8,7 @@ import functools
 
 from keras import ops
 
+from keras_sam.ops.any_score import operands_of
 from keras_sam.ops.attention import attend
 from keras_sam.ops.compiled import vjp
 from keras_sam.ops.keep import keep
@@ -48,7 +49,6 @@ def _divide(tensors):
 
 
 def _attend(inputs, constants, compare, normalizer, options):
-    operands = tuple(x for n, x in inputs.items() if n.startswith("operand"))
 
     def drop(weights):
         batch, heads, rows, keys = map(ops.arange, ops.shape(weights))
@@ -60,7 +60,7 @@ def _attend(inputs, constants, compare, normalizer, options):
         inputs["query"],
         inputs["key"],
         inputs["value"],
-        compare=functools.partial(compare, operands),
+        compare=functools.partial(compare, operands_of(inputs)),
         normalizer=normalizer,
         mask=constants["mask"],
         key_mask=constants["key_mask"],

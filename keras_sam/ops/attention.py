@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from keras_sam.ops import penalty
+from keras_sam.ops.precision import wide
 from keras_sam.ops.products import matmul
 
 # What a masked score is set to. Finite, so that a row with nothing to attend to stays
@@ -49,8 +50,7 @@ def attention_weights(scores, normalizer, mask=None, bias=None, dtype=None):
 def wide_scores(scores, bias=None):
     """Returns `scores + bias`, finite and in float32 or wider."""
     given = keras.backend.standardize_dtype(scores.dtype)
-    wide = given if given == "float64" else "float32"
-    scores = ops.cast(scores, wide)
+    scores = ops.cast(scores, wide(given))
     if given == "float16":
         # Products that ran out of the range of float16 are infinite; keep rows finite.
         scores = ops.clip(scores, -FLOAT16_MAX, FLOAT16_MAX)
@@ -58,8 +58,8 @@ def wide_scores(scores, bias=None):
         return scores
     # A bias of minus infinity is a common way to mask: keep its rows finite.
     # (`ops.maximum` would make float64 float32 on PyTorch.)
-    bias = ops.cast(bias, wide)
-    return scores + ops.where(bias < MASKED, ops.cast(MASKED, wide), bias)
+    bias = ops.cast(bias, scores.dtype)
+    return scores + ops.where(bias < MASKED, ops.cast(MASKED, bias.dtype), bias)
 
 
 def position_mask(query_positions, key_positions, causal=False, sliding_window=None):

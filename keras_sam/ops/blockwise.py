@@ -6,12 +6,12 @@ Here it is decided how: all rows at once or slab by slab, and with which kernel.
 import functools
 import math
 
-import keras
 from keras import ops
 
 from keras_sam.ops import all_rows, any_score, dot_softmax, selective
 from keras_sam.ops.compiled import runs_eagerly
 from keras_sam.ops.penalty import selectable_keys
+from keras_sam.ops.precision import wide
 from keras_sam.ops.products import matmul
 from keras_sam.ops.slabs import Options
 
@@ -87,10 +87,10 @@ def attend_blockwise(
         x if x.shape[1] == heads else ops.repeat(x, heads // x.shape[1], axis=1)
         for x in (key, value)
     )
-    wide = given if keras.backend.standardize_dtype(given) == "float64" else "float32"
-    query, key, value = (ops.cast(x, wide) for x in (query, key, value))
-    operands = tuple(ops.cast(x, wide) for x in operands)
-    bias = None if bias is None else ops.cast(bias, wide)
+    dtype = wide(given)
+    query, key, value = (ops.cast(x, dtype) for x in (query, key, value))
+    operands = tuple(ops.cast(x, dtype) for x in operands)
+    bias = None if bias is None else ops.cast(bias, dtype)
     inputs = {"query": query, "key": key, "value": value, "bias": bias}
     inputs |= {f"operand{i}": tensor for i, tensor in enumerate(operands)}
     constants = {

@@ -22,6 +22,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sam.ops.precision import wide
+
 # Rounding of a sum can keep the last digit of `p` moving for ever. Newton's method
 # needs log2(n) + log4(1 / epsilon) passes at most (see `_newton`), so this never binds.
 MAX_PASSES = 64
@@ -58,7 +60,7 @@ def entmax(scores, alpha=1.5):
     if alpha == 1:
         return _softmax(scores)
     given = keras.backend.standardize_dtype(scores.dtype)
-    dtype = given if given == "float64" else "float32"
+    dtype = wide(given)
     scores = ops.cast(scores, dtype)
     # Adding the same to all scores changes nothing, so the maximum needs no gradient.
     scores = scores - ops.stop_gradient(

@@ -19,6 +19,7 @@ from keras import ops
 
 from keras_sam.ops.attention import both
 from keras_sam.ops.compiled import compiled, vjp
+from keras_sam.ops.precision import wide
 
 POOLINGS = ("max", "mean")
 
@@ -146,7 +147,7 @@ def _masked_max(features, axis, mask):
 
 def _masked_mean(features, axis, mask):
     # In float32, as in `ops.mean`: the sum of many halves may be larger than any of them.
-    kept = ops.cast(ops.where(mask, features, 0.0), _wide(features))
+    kept = ops.cast(ops.where(mask, features, 0.0), wide(features.dtype))
     total = ops.sum(kept, axis=axis)
     share = ops.squeeze(_shares(mask, axis), axis)
     return ops.cast(ops.multiply(total, ops.cast(share, total.dtype)), features.dtype)
@@ -156,8 +157,3 @@ def _shares(mask, axes):
     """One by the number of True values, in float32 because a half cannot count far."""
     count = ops.sum(ops.cast(mask, "float32"), axis=axes, keepdims=True)
     return ops.divide(1.0, ops.maximum(count, 1.0))
-
-
-def _wide(features):
-    dtype = keras.backend.standardize_dtype(features.dtype)
-    return dtype if dtype == "float64" else "float32"

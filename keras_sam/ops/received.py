@@ -13,12 +13,13 @@ the processors, one compiled loop each.
 import functools
 import math
 
-import keras
 from keras import ops
 
+from keras_sam.ops.any_score import operands_of
 from keras_sam.ops.attention import MASKED
 from keras_sam.ops.blockwise import dot_product, run
 from keras_sam.ops.compiled import compiled, graph, processors, vjp
+from keras_sam.ops.precision import wide
 
 # What has query rows; other tensors are the same for all of them.
 OF_ROWS = ("query", "kept", "counted")
@@ -49,18 +50,17 @@ def received_weight(query, key, *, compare=None, operands=(), mask=None):
     Returns:
         The sums over queries, `(B, H, T)`, at least float32.
     """
-    dtype = keras.backend.standardize_dtype(query.dtype)
-    wide = dtype if dtype == "float64" else "float32"
+    dtype = wide(query.dtype)
     inputs = {"query": query, "key": key}
     inputs |= {f"operand{i}": tensor for i, tensor in enumerate(operands)}
-    inputs = {name: ops.cast(tensor, wide) for name, tensor in inputs.items()}
+    inputs = {name: ops.cast(tensor, dtype) for name, tensor in inputs.items()}
     if query.shape[2] == 0:  # compiled loops need a row
         return ops.zeros_like(inputs["key"][..., 0])
     batch, _, length, _ = ops.shape(query)
-    counted = ops.ones((batch, 1, length, 1), wide)
+    counted = ops.ones((batch, 1, length, 1), dtype)
     if mask is not None:
         mask = ops.cast(mask, "bool")[:, None, None, :]
-        counted = ops.cast(ops.swapaxes(mask, 2, 3), wide)
+        counted = ops.cast(ops.swapaxes(mask, 2, 3), dtype)
     constants = {"counted": counted, "mask": mask}
     return run(_passes(compare or dot_product), inputs, constants)
 
@@ -134,8 +134,7 @@ class _Slabs:
         return {"query": self.of("query", index), **shared}
 
     def scores(self, inputs):
-        operands = tuple(x for name, x in inputs.items() if name.startswith("operand"))
-        scores = self.compare(operands, inputs["query"], inputs["key"])
+        scores = self.compare(operands_of(inputs), inputs["query"], inputs["key"])
         return ops.cast(scores, inputs["query"].dtype)
 
     def masked(self, scores, value):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
+from keras_sam.ops.precision import wide
 from keras_sam.scores.base import Score, heads_of
 
 register = keras.saving.register_keras_serializable(package="keras_sam")
@@ -147,10 +148,10 @@ class _AtLeast(keras.constraints.Constraint):
 
 def _unit(vectors):
     """Scales vectors to length one; a vector of zeros stays zero, gradient too."""
-    dtype = keras.backend.standardize_dtype(vectors.dtype)
-    wide = ops.cast(vectors, dtype if dtype == "float64" else "float32")
-    squares = ops.sum(ops.square(wide), axis=-1, keepdims=True)
+    dtype = vectors.dtype
+    vectors = ops.cast(vectors, wide(dtype))
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
     is_zero = ops.less(squares, 1e-12)
     inverse = ops.rsqrt(ops.where(is_zero, ops.ones_like(squares), squares))
     inverse = ops.where(is_zero, ops.zeros_like(inverse), inverse)
-    return ops.cast(ops.multiply(wide, inverse), dtype)
+    return ops.cast(ops.multiply(vectors, inverse), dtype)
