@@ -9,7 +9,7 @@ from gradients import value_and_gradients
 from keras import ops
 
 import keras_sam
-from keras_sam.ops.products import matmul
+from keras_sam.ops.precision import matmul
 from keras_sam.ops.received import received_weight
 
 # More rows than are shared out, of no whole number of slabs.

@@ -302,7 +302,7 @@ def test_no_tensor_is_as_large_as_a_matrix_of_pairs():
     """Neither forward nor backward; all rows at once would have some."""
     from keras_sam.ops import all_rows, blockwise, selective
     from keras_sam.ops.compiled import compiled
-    from keras_sam.ops.slabs import Options
+    from keras_sam.ops.problem import Options
 
     length = 211
     shape = (1, 2, length, 3)

@@ -13,8 +13,7 @@ import math
 
 from keras import ops
 
-from keras_sam.ops.precision import wide
-from keras_sam.ops.products import matmul
+from keras_sam.ops.precision import matmul, wide
 
 # e^(2 x) and its reciprocal are finite numbers; infinity times zero never comes up.
 LARGEST = 40.0

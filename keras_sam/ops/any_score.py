@@ -12,9 +12,9 @@ from keras import ops
 
 from keras_sam.ops.attention import attention_weights
 from keras_sam.ops.compiled import compiled, graph, vjp
-from keras_sam.ops.products import matmul
+from keras_sam.ops.precision import matmul
 from keras_sam.ops.shared import share_out
-from keras_sam.ops.slabs import Problem
+from keras_sam.ops.slabs import Slabs
 
 NAMES = ("query", "key", "value", "bias")
 
@@ -39,7 +39,7 @@ def operands_of(tensors):
 
 
 def _forward(tensors, compare, normalizer, options):
-    problem = Problem({"first_head": 0, **tensors}, options, compare is not None)
+    problem = Slabs({"first_head": 0, **tensors}, options, compare is not None)
 
     def one_slab(slab, key, value, carry):
         inputs = inputs_of(problem, slab, key, value, operands_of(tensors))
@@ -52,7 +52,7 @@ def _forward(tensors, compare, normalizer, options):
 
 
 def _backward(tensors, compare, normalizer, options):
-    problem = Problem({"first_head": 0, **tensors}, options, compare is not None)
+    problem = Slabs({"first_head": 0, **tensors}, options, compare is not None)
     upstream = problem.pad(tensors["upstream"])
     operands = operands_of(tensors)
 
@@ -109,7 +109,7 @@ def no_gradients(problem, operands):
 
 
 def add_gradients(carry, slab, parts):
-    """Adds the gradients of a slab; what `Problem.for_each_slab` wants of its body."""
+    """Adds the gradients of a slab; what `Slabs.for_each_slab` wants of its body."""
     operands = zip(carry["operands"], parts["operands"], strict=True)
     carry = {
         **carry,

@@ -13,8 +13,7 @@ import keras
 from keras import ops
 
 from keras_sam.ops import penalty
-from keras_sam.ops.precision import wide
-from keras_sam.ops.products import matmul
+from keras_sam.ops.precision import matmul, maximum, wide
 
 # What a masked score is set to. Finite, so that a row with nothing to attend to stays
 # finite, and far below any real score. Only ever used in float32 or wider.
@@ -57,9 +56,7 @@ def wide_scores(scores, bias=None):
     if bias is None:
         return scores
     # A bias of minus infinity is a common way to mask: keep its rows finite.
-    # (`ops.maximum` would make float64 float32 on PyTorch.)
-    bias = ops.cast(bias, scores.dtype)
-    return scores + ops.where(bias < MASKED, ops.cast(MASKED, bias.dtype), bias)
+    return scores + maximum(ops.cast(bias, scores.dtype), MASKED)
 
 
 def position_mask(query_positions, key_positions, causal=False, sliding_window=None):

@@ -11,17 +11,18 @@ from keras import ops
 from keras_sam.ops import all_rows, any_score, dot_softmax, selective
 from keras_sam.ops.compiled import runs_eagerly
 from keras_sam.ops.penalty import selectable_keys
-from keras_sam.ops.precision import wide
-from keras_sam.ops.products import matmul
-from keras_sam.ops.slabs import Options
+from keras_sam.ops.precision import matmul, wide
+from keras_sam.ops.problem import Options
 
 # Up to so many weights (16 MiB of float32) nothing is gained by slabs.
 FEW_WEIGHTS = 2**22
 # A row of at most so many weights for each number of a query takes no more memory than
 # what the row keeps anyway, which is its query, key, value and output.
 FEW_FOR_A_ROW = 4
-# Dot products are fastest with so many rows, measured from 64 to 1024.
-DOT_PRODUCT_ROWS = 256
+# Dot products are fastest with so many rows, measured from 64 to 1024; with fewer where
+# rows do not see all keys, because a slab reads what any of its rows sees.
+DOT_PRODUCT_ROWS = 512
+DOT_PRODUCT_ROWS_AT_AN_EDGE = 256
 # Selective attention keeps one row of keys for each slab: at least so many rows.
 SELECTIVE_ROWS = 64
 # Other scores have so many pairs of a row and a key in a slab: 2 MiB of float32.
@@ -179,7 +180,7 @@ def choose_passes(shape, compare, normalizer, temperature, options):
     if rows == "auto" and options.selective:
         rows = max(rows_of_pairs(shape), SELECTIVE_ROWS)
     elif rows == "auto":
-        rows = DOT_PRODUCT_ROWS if compare is None else rows_of_pairs(shape)
+        rows = rows_of_dot_products(options) if compare is None else rows_of_pairs(shape)
     options_of_slabs = options.with_rows(rows)
     if options.selective:
         in_slabs = selective.passes(compare, normalize, options_of_slabs)
@@ -200,7 +201,11 @@ def choose_passes(shape, compare, normalizer, temperature, options):
 
 def are_few(shape, depth, options):
     """Whether the weights, `(B, H, T, S)`, are known to be so few that all are kept."""
-    if options.block_size != "auto" or not all(isinstance(n, int) for n in shape[1:]):
+    if not all(isinstance(size, int) for size in shape[1:]):
+        return False
+    if 0 in shape[2:]:
+        return True
+    if options.block_size != "auto":
         return False
     if shape[3] <= FEW_FOR_A_ROW * depth:
         return True
@@ -229,6 +234,12 @@ def either(at_once, in_slabs):
     return choose(0), choose(1)
 
 
+def rows_of_dot_products(options):
+    """How many rows a slab of dot products has."""
+    has_edge = options.causal or options.sliding_window is not None
+    return DOT_PRODUCT_ROWS_AT_AN_EDGE if has_edge else DOT_PRODUCT_ROWS
+
+
 def rows_of_pairs(shape):
     """How many rows of `PAIRS` weights there are; unknown sizes count as usual ones."""
     batch, heads, _, keys = (
@@ -248,9 +259,8 @@ def softmax(temperature):
     """Softmax with a temperature, as a normalizer."""
 
     def normalize(scores):
-        # Keras's own warns of rows of one score, which are nothing special here.
-        largest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
-        weights = ops.exp((scores - largest) / temperature)
-        return weights / ops.sum(weights, axis=-1, keepdims=True)
+        if scores.shape[-1] == 1:
+            return ops.ones_like(scores)  # and Keras would warn
+        return ops.softmax(scores if temperature == 1.0 else scores / temperature)
 
     return normalize

@@ -45,14 +45,29 @@ def runs_eagerly():
 
 
 @functools.cache
+def on_cpu():
+    """Whether tensors are on a CPU, and not on an accelerator."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.config.list_logical_devices("GPU")
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    import torch
+
+    return not torch.accelerator.is_available()
+
+
+@functools.cache
 def processors():
     """How many compiled functions can run at the same time: 1 but on a CPU."""
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or not on_cpu():
         return 1
     import tensorflow as tf
 
-    if tf.config.list_logical_devices("GPU"):
-        return 1
     threads = tf.config.threading.get_inter_op_parallelism_threads()
     return threads or os.cpu_count() or 1
 

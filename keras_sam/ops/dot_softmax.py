@@ -7,25 +7,43 @@ exponentials, which is all that is kept of the weights::
     o = w @ v                              ds = w * (do @ v^T - sum(do * o))
     L = log(sum(exp(s)))                   dq = ds @ k          dk = ds^T @ q
 
-The layouts are chosen for CPUs. `w^T @ do` runs at a third of the speed of the other
-products (the library takes the long side of `w` for the one to be summed over), so the
-gradients of keys and values are gathered transposed, `do^T @ w`, and turned once at the
-end. One head after the other, a slab stays in the cache between the steps; the heads
+Both add up over tiles of a few rows by a few keys, which stay in the second-level cache of
+a processor between the steps. Going forward, what exponentials are taken relative to is the
+largest score of a row so far; whenever it grows, what was added up before shrinks::
+
+    m' = max(m, max(s))          o' = o exp(m - m') + exp(s - m') @ v
+
+Where no score can be large, because no query and no key is long, m is zero instead, and
+the search for the largest score is left out.
+
+The layouts are chosen for CPUs. `w^T @ do` runs at half the speed of the other products
+(the library takes the long side of `w` for the one to be summed over), so the gradients of
+keys and values are gathered transposed, `do^T @ w`, and turned once at the end. The heads
 are shared out over the processors, one compiled loop each.
 
 References: Rabe and Staats, 2021 (https://arxiv.org/abs/2112.05682), section 2; Dao et
-al., 2022, "FlashAttention" (https://arxiv.org/abs/2205.14135), algorithm 4, here with
-slabs of whole rows.
+al., 2022, "FlashAttention" (https://arxiv.org/abs/2205.14135), algorithms 1 and 4, with
+the loops exchanged: rows outside and keys inside, as in Dao, 2023, "FlashAttention-2"
+(https://arxiv.org/abs/2307.08691), algorithm 1.
 """
 
 import functools
+import math
 
 from keras import ops
 
-from keras_sam.ops.attention import MASKED
-from keras_sam.ops.products import matmul
+from keras_sam.ops.compiled import on_cpu
+from keras_sam.ops.precision import matmul, maximum
 from keras_sam.ops.shared import share_out
-from keras_sam.ops.slabs import Problem
+from keras_sam.ops.tiles import Tiles
+
+# Exponentials of such scores are far from the largest and the smallest number, even
+# a million of them added up and multiplied by large values.
+SMALL_SCORE = 30.0
+# The largest score of a row that has none yet: below any score, and so far above what does
+# not count that the exponential of the difference is zero.
+LOWEST = -1e15
+NEVER = -1e30
 
 
 @functools.lru_cache(maxsize=64)
@@ -40,25 +58,43 @@ def passes(options):
 
 def _forward(tensors, options):
     """Returns the output `(B, H, T, Dv)` and the log sums `(B, H, T, 1)`."""
-    problem = Problem(tensors, options)
+    problem = Tiles(tensors, options)
+    small = _scores_are_small(tensors) if on_cpu() else None
+    depth = ops.shape(tensors["value"])[3]
 
-    def one_slab(slab, key, value, carry):
+    def one_slab(slab, carry):
         query = slab.of_rows(problem.query)
-        scores, allowed = _scores(problem, slab, query, key)
-        largest = ops.max(scores, axis=-1, keepdims=True)
-        weights = _zero(ops.exp(scores - largest), allowed)
-        total = ops.sum(weights, axis=-1, keepdims=True)
-        if allowed is not None:
-            # A row with nothing to attend to: zero over one, not over zero.
-            total = ops.where(total > 0.0, total, 1.0)
-        if options.dropout:
-            weights = weights * problem.keep(slab)
-        output = matmul(weights, _turn(value)) / total
-        log_sum = largest + ops.log(total)
+
+        def one_tile(tile, sums):
+            scores = _scores(problem, tile, query)
+            largest = _largest(sums["largest"], scores, small)
+            weights = ops.exp(scores - largest)
+            total = ops.sum(weights, axis=-1, keepdims=True)
+            if options.dropout:
+                weights = weights * problem.keep(tile)
+            output = matmul(weights, tile.of_key_rows(tensors["value"]))
+            shrink = ops.exp(sums["largest"] - largest)
+            return {
+                "output": sums["output"] * shrink + output,
+                "total": sums["total"] * shrink + total,
+                "largest": largest,
+            }
+
+        nothing = ops.zeros_like(query[..., :1])
+        lowest = nothing + LOWEST
+        sums = {
+            "output": ops.zeros((*slab.size[:3], depth), query.dtype),
+            "total": nothing,
+            "largest": lowest if small is None else ops.where(small, nothing, lowest),
+        }
+        sums = problem.for_each_tile(slab, one_tile, sums)
+        # A row with nothing to attend to: zero over one, not over zero.
+        total = ops.where(sums["total"] > 0.0, sums["total"], 1.0)
+        log_sum = sums["largest"] + ops.log(total)
         return {
-            "output": slab.put_rows(carry["output"], output),
+            "output": slab.put_rows(carry["output"], sums["output"] / total),
             "log_sums": slab.put_rows(carry["log_sums"], log_sum),
-        }, {}
+        }
 
     carry = {
         "output": problem.empty(tensors["value"]),
@@ -70,33 +106,51 @@ def _forward(tensors, options):
 
 def _backward(tensors, options):
     """Returns the gradients of query, key and value, and of the bias if any."""
-    problem = Problem(tensors, options)
+    problem = Tiles(tensors, options)
     upstream = tensors["upstream"]
     delta = ops.sum(upstream * tensors["output"], axis=-1, keepdims=True)
     upstream, delta = problem.pad(upstream), problem.pad(delta)
     log_sums = problem.pad(tensors["kept"])
 
-    def one_slab(slab, key, value, carry):
+    def one_slab(slab, carry):
         query, d_output = slab.of_rows(problem.query), slab.of_rows(upstream)
-        scores, allowed = _scores(problem, slab, query, key)
-        weights = _zero(ops.exp(scores - slab.of_rows(log_sums)), allowed)
-        d_weights = matmul(d_output, value)
-        dropped = weights
-        if options.dropout:
-            kept = problem.keep(slab)
-            dropped, d_weights = weights * kept, d_weights * kept
-        d_scores = weights * (d_weights - slab.of_rows(delta))
-        d_query = matmul(d_scores, _turn(key))
-        carry = {**carry, "query": slab.put_rows(carry["query"], d_query)}
-        if "bias" in carry:
-            carry["bias"] = slab.add_pairs(carry["bias"], d_scores)
-        return carry, {
-            "key": matmul(_turn(query), d_scores),
-            "value": matmul(_turn(d_output), dropped),
-        }
+        log_sum, d_total = slab.of_rows(log_sums), slab.of_rows(delta)
+        turned, turned_upstream = _turn(query), _turn(d_output)
 
-    carry = {name: getattr(problem, name) for name in ("query", "key", "value", "bias")}
-    carry = {n: ops.zeros_like(x) for n, x in carry.items() if x is not None}
+        def one_tile(tile, carry):
+            scores = _scores(problem, tile, query)
+            weights = ops.exp(scores - log_sum)
+            d_weights = matmul(d_output, tile.of_keys(problem.value))
+            dropped = weights
+            if options.dropout:
+                kept = problem.keep(tile)
+                dropped, d_weights = weights * kept, d_weights * kept
+            d_scores = weights * (d_weights - d_total)
+            d_query = matmul(d_scores, tile.of_key_rows(tensors["key"]))
+            d_key = matmul(turned, d_scores)
+            d_value = matmul(turned_upstream, dropped)
+            carry = {
+                **carry,
+                "rows": carry["rows"] + d_query,
+                "key": tile.add_keys(carry["key"], d_key),
+                "value": tile.add_keys(carry["value"], d_value),
+            }
+            if "bias" in carry:
+                carry["bias"] = tile.add_pairs(carry["bias"], d_scores)
+            return carry
+
+        carry = {**carry, "rows": ops.zeros_like(query)}
+        carry = problem.for_each_tile(slab, one_tile, carry)
+        d_query = carry.pop("rows")
+        return {**carry, "query": slab.put_rows(carry["query"], d_query)}
+
+    carry = {
+        "query": ops.zeros_like(problem.query),
+        "key": ops.zeros_like(problem.key),
+        "value": ops.zeros_like(problem.value),
+    }
+    if problem.bias is not None:
+        carry["bias"] = ops.zeros_like(problem.bias)
     carry = problem.for_each_slab(one_slab, carry)
     gradients = {
         "query": problem.cut(carry["query"]),
@@ -108,16 +162,34 @@ def _backward(tensors, options):
     return {**gradients, "bias": problem.cut(carry["bias"])}
 
 
-def _scores(problem, slab, query, key):
-    """The scores of a slab, and which of them count (None for all of them)."""
-    scores = problem.scores(slab, matmul(query, key))  # (..., rows, width)
-    allowed = problem.allowed(slab)
-    return (scores if allowed is None else ops.where(allowed, scores, MASKED)), allowed
+def _scores(problem, tile, query):
+    """The scores of a tile; those that do not count are `NEVER`."""
+    scores = matmul(query, tile.of_keys(problem.key))  # (..., rows, width)
+    scores = problem.scores(tile, scores)
+    allowed = problem.allowed(tile)
+    return scores if allowed is None else ops.where(allowed, scores, NEVER)
 
 
-def _zero(weights, allowed):
-    """Zero where a weight is not allowed."""
-    return weights if allowed is None else ops.where(allowed, weights, 0.0)
+def _scores_are_small(tensors):
+    """Whether no score can be far from zero: no product of vectors exceeds their norms'."""
+    if tensors["bias"] is not None:
+        return None
+    longest = (_longest(tensors[name]) for name in ("query", "key"))
+    return math.prod(longest) <= SMALL_SCORE**2
+
+
+def _longest(vectors):
+    """The largest squared norm."""
+    return ops.max(ops.sum(ops.square(vectors), axis=-1), initial=0.0)
+
+
+def _largest(before, scores, small):
+    """The largest score of each row so far, or what was there before if all are small."""
+
+    def found():
+        return maximum(before, ops.max(scores, axis=-1, keepdims=True))
+
+    return found() if small is None else ops.cond(small, lambda: before, found)
 
 
 def _turn(tensor):

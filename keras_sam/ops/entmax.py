@@ -22,7 +22,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sam.ops.precision import wide
+from keras_sam.ops.precision import maximum, wide
 
 # Rounding of a sum can keep the last digit of `p` moving for ever. Newton's method
 # needs log2(n) + log4(1 / epsilon) passes at most (see `_newton`), so this never binds.
@@ -105,9 +105,8 @@ def _log_ratio(scores, peak, alpha):
     power = alpha - 1.0
     # p^-(alpha - 1) is kept below 1e18: no such score but the maximum has weight then,
     # and an infinity would make its 0 a NaN.
-    # (`ops.maximum` and `ops.power` would make float64 float32 on torch.)
-    lowest = 10.0 ** (-18.0 / power) * ops.ones_like(peak)
-    scale = ops.where(peak > lowest, peak, lowest) ** -power
+    # (`ops.power` would make float64 float32 on torch.)
+    scale = maximum(peak, 10.0 ** (-18.0 / power)) ** -power
     ratio = power * scores * scale
     inside = ratio > -1.0
     # The second `where` keeps the infinite slope at the edge out of the gradient.

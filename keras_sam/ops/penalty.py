@@ -14,6 +14,8 @@ Reference: Leviathan et al., 2024, "Selective Attention Improves Transformer"
 
 from keras import ops
 
+from keras_sam.ops.precision import cumsum
+
 
 def selectable_keys(length, key_mask=None):
     """Returns which keys can be selected: all but the first that is not padding.
@@ -51,8 +53,7 @@ def select(logits, allowed, selectable, query_positions, key_positions):
 
 def accumulate(selected):
     """Sums up over the rows before each row, with the same shape."""
-    # Told the dtype, or Keras makes float64 into float32 on PyTorch.
-    sums = ops.cumsum(selected[..., :-1, :], axis=-2, dtype=selected.dtype)
+    sums = cumsum(selected[..., :-1, :], axis=-2)
     return ops.concatenate([ops.zeros_like(selected[..., :1, :]), sums], axis=-2)
 
 

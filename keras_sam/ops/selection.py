@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sam.ops.precision import maximum
+
 # The smallest weight that still is one: float16 has smaller ones than its normal ones.
 _SMALLEST = {"float64": 2.3e-308, "float16": 6e-08}
 
@@ -93,11 +95,11 @@ def keep(weights, kept, dtype=None):
     wide = keras.backend.standardize_dtype(weights.dtype)
     dtype = dtype or wide
     tiny = _SMALLEST.get(wide, 1.2e-38)
-    hard = ops.where(kept, ops.maximum(weights, tiny), ops.zeros_like(weights))
+    hard = ops.where(kept, maximum(weights, tiny), ops.zeros_like(weights))
     hard = ops.divide_no_nan(hard, ops.sum(hard, axis=-1, keepdims=True))
     if dtype != wide:  # what underflows there, too, is to have weight
         tiny = _SMALLEST.get(dtype, 1.2e-38)
-        hard = ops.where(kept, ops.maximum(hard, tiny), hard)
+        hard = ops.where(kept, maximum(hard, tiny), hard)
     # The difference is exactly zero; it only carries the gradient.
     through = ops.subtract(weights, ops.stop_gradient(weights))
     return ops.cast(ops.add(ops.stop_gradient(hard), through), dtype)

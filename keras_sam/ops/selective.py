@@ -20,7 +20,7 @@ from keras_sam.ops import any_score
 from keras_sam.ops.attention import add_bias, wide_scores
 from keras_sam.ops.compiled import compiled, graph, vjp
 from keras_sam.ops.penalty import accumulate, first_head, select
-from keras_sam.ops.slabs import Problem
+from keras_sam.ops.slabs import Slabs
 
 
 @functools.lru_cache(maxsize=64)
@@ -108,7 +108,7 @@ def _attend_slab(inputs, problem, slab, compare, normalizer):
     return output, ops.sum(selected, axis=-2, keepdims=True)
 
 
-class _Problem(Problem):
+class _Problem(Slabs):
     """One call of selective attention, cut into slabs."""
 
     def __init__(self, tensors, options):

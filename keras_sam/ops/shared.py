@@ -10,7 +10,7 @@ import math
 from keras import ops
 
 from keras_sam.ops.compiled import compiled, graph, shares
-from keras_sam.ops.slabs import FEW_PAIRS
+from keras_sam.ops.problem import FEW_PAIRS
 
 
 def share_out(forward, backward):

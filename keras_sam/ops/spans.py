@@ -60,8 +60,8 @@ def plan(query_length, key_length, block_size, causal=False, sliding_window=None
         groups = CAUSAL_GROUPS // 2  # where the length is unknown
         if isinstance(query_length, int):
             groups = min(max(query_length // ROWS_PER_GROUP, 1), CAUSAL_GROUPS)
-    count = _ceil(query_length, groups * block_size)  # slabs of a group
-    rows = _round_up(_ceil(query_length, groups * count), 8)
+    count = ceil(query_length, groups * block_size)  # slabs of a group
+    rows = _round_up(ceil(query_length, groups * count), 8)
     slabs = groups * count
     if sliding_window is not None:
         reach = sliding_window - 1
@@ -91,9 +91,17 @@ def smaller(a, b):
     return ops.minimum(a, b)
 
 
-def _ceil(a, b):
+def larger(a, b):
+    """The larger of two sizes."""
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    return ops.maximum(a, b)
+
+
+def ceil(a, b):
+    """How many times `b` it takes to hold `a`."""
     return -(-a // b)
 
 
 def _round_up(a, b):
-    return _ceil(a, b) * b
+    return ceil(a, b) * b

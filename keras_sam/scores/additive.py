@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam.ops.additive_scores import additive_scores
-from keras_sam.ops.products import matmul
+from keras_sam.ops.precision import matmul
 from keras_sam.scores.base import Score, add_kernel, heads_of
 
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_sam import _initializers
-from keras_sam.ops.products import matmul
+from keras_sam.ops.precision import matmul
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
