@@ -487,6 +487,35 @@ def test_additive_scores(units, scale):
         np.testing.assert_allclose(one, other, rtol=0, atol=5e-6 * max(1, scale))
 
 
+@pytest.mark.parametrize("scale", [1.0, 5.0, 12.0, 60.0])
+def test_additive_scores_where_units_saturate(scale):
+    """Against float64, from where no unit is 1 to where nearly all are."""
+    query, key = random(1, 7, 9, scale=scale), random(1, 11, 9, seed=1, scale=scale)
+    vector = random(9, seed=2)
+    wide = [np.asarray(x, "float64") for x in (query, key, vector)]
+    hidden = np.tanh(wide[0][:, :, None] + wide[1][:, None])
+    upstream = random(1, 7, 11, seed=3)
+    slope = upstream[..., None] * (1 - hidden**2) * wide[2]
+
+    def weighted(*arrays):
+        return additive_scores(*arrays) * ops.convert_to_tensor(upstream)
+
+    value, gradients = value_and_gradients(weighted, query, key, vector)
+    # Roundings of sums: of the units of a score, of the pairs that a gradient sums up. An
+    # input of 40 is rounded by 2e-6 before anything is computed with it.
+    rounding = 4 * np.finfo("float32").eps * max(1.0, np.abs(query).max())
+    most = np.abs(upstream).max()
+    weights = np.abs(wide[2])
+    expected = upstream * (hidden @ wide[2])
+    np.testing.assert_allclose(
+        value, expected, rtol=0, atol=rounding * most * weights.sum()
+    )
+    expected = slope.sum(2), slope.sum(1), (upstream[..., None] * hidden).sum((0, 1, 2))
+    for one, exact, pairs in zip(gradients, expected, (11, 7, 77), strict=True):
+        allowed = rounding * most * pairs * max(1.0, weights.max())
+        np.testing.assert_allclose(one, exact, rtol=0, atol=allowed)
+
+
 # Compiled
 
 

@@ -1,24 +1,35 @@
 """Additive scores without the hidden layer that they are the sum of.
 
 That layer has one number for each query row, key and unit. Here it is made for a few
-units at a time, in the backward pass once more, and from one division each::
+units at a time, in the backward pass once more, and from less than one division each::
 
-    tanh(a + b) = 1 - 2 r,    r = 1 / (e^(2a) e^(2b) + 1),    d tanh = 4 r (1 - r)
+    tanh(a + b) = 1 - 2 / d,    d = e^(2a) e^(2b) + 1
 
-The exponentials are taken once for each row and each key. Where a number is so large
-that they could overflow, `r` is `(1 - tanh(a + b)) / 2` instead.
+    v / d + w / e = (v e + w d) / (d e)                  (going forward)
+    1 / d = e / (d e),    1 / e = d / (d e)              (going backward)
+
+Divisions are what takes the time. `d` is limited, so that no product of four can overflow,
+where the hidden number is 1 to the last digit. The exponentials are taken once for each row
+and each key, and inside of the loop over the units: XLA does not make a kernel of its own
+of them otherwise, and then finds no vector code for what reads them. Where an input is so
+large that its exponential could overflow, there is a plain tanh instead.
 """
 
 import math
 
+import keras
 from keras import ops
 
 from keras_sam.ops.precision import matmul, wide
 
 # e^(2 x) and its reciprocal are finite numbers; infinity times zero never comes up.
 LARGEST = 40.0
-# So many numbers of the hidden layer there are at a time: 2 MiB of float32.
-AT_A_TIME = 2**19
+# From here on 1 - 2 / d is 1, rounded.
+LARGEST_DENOMINATOR = {"float32": 2.0**26, "float64": 2.0**56}
+# So many units share a division going forward.
+UNITS = 4
+# So many numbers there are at a time going backward: 1 MiB of float32.
+AT_A_TIME = 2**18
 
 
 def additive_scores(query, key, vector):
@@ -36,8 +47,15 @@ def additive_scores(query, key, vector):
     dtype = wide(given)
     shape = (*query.shape[1:-2], query.shape[-1])
     vector = ops.broadcast_to(ops.cast(vector, dtype), shape)
-    scores = _scores(ops.cast(query, dtype), ops.cast(key, dtype), vector)
-    return ops.cast(scores, given)
+    tensors = (ops.cast(query, dtype), ops.cast(key, dtype), vector)
+    return ops.cast(_scores(*map(_fill_up, tensors)), given)
+
+
+def _fill_up(tensor):
+    """Appends zeros for units that weigh nothing, to full groups of units."""
+    missing = -tensor.shape[-1] % UNITS
+    margin = [(0, 0)] * (len(tensor.shape) - 1) + [(0, missing)]
+    return ops.pad(tensor, margin) if missing else tensor
 
 
 @ops.custom_gradient
@@ -55,78 +73,124 @@ def _scores(query, key, vector):
 
 def _in_range(run, query, key, vector, *upstream):
     """Runs with products of exponentials if they are in range, and with tanh if not."""
-    largest = ops.maximum(ops.max(ops.abs(query)), ops.max(ops.abs(key)))
-    step = _units_at_a_time(query, key)
-    query, key, vector = (_units_first(x, step) for x in (query, key, vector))
-    vector = vector[:, :, None, ..., None]  # for the batch and the rows
-
-    def products():
-        return run(_product, ops.exp(2 * query), ops.exp(2 * key), vector, *upstream)
-
-    def tanh():
-        return run(_tanh, query, key, vector, *upstream)
-
-    return ops.cond(largest < LARGEST, products, tanh)
+    largest = ops.max(ops.abs(query), initial=0.0), ops.max(ops.abs(key), initial=0.0)
+    in_range = ops.logical_and(largest[0] < LARGEST, largest[1] < LARGEST)
+    kinds = (_Quotients, _Tanh)
+    ways = [lambda kind=kind: run(kind, query, key, vector, *upstream) for kind in kinds]
+    return ops.cond(in_range, *ways)
 
 
-def _units_at_a_time(query, key):
-    """A divisor of the units, so that few numbers are there at a time."""
-    pairs = math.prod(size or 1 for size in (*query.shape[:-1], key.shape[-2]))
-    steps = [n for n in (8, 4, 2) if query.shape[-1] % n == 0 and n * pairs <= AT_A_TIME]
-    return steps[0] if steps else 1
+class _Quotients:
+    """The hidden layer as `1 - 2 / d`."""
+
+    @staticmethod
+    def weigh(query, key, vector):
+        """Sums up the hidden units, times `vector`, of a group of units."""
+        vector = [vector[j] for j in range(UNITS)]
+        fractions = list(zip(vector, _denominators(query, key), strict=True))
+        while len(fractions) > 1:
+            pairs = zip(fractions[::2], fractions[1::2], strict=True)
+            fractions = [(v * e + w * d, d * e) for (v, d), (w, e) in pairs]
+        ((numerator, denominator),) = fractions
+        return sum(vector[1:], vector[0]) - 2.0 * (numerator / denominator)
+
+    @staticmethod
+    def reciprocals(query, key):
+        """`1 / d` of each of one or two units."""
+        parts = _denominators(query, key)
+        if len(parts) == 1:
+            return 1.0 / ops.stack(parts)
+        inverse = 1.0 / (parts[0] * parts[1])
+        return ops.stack([inverse * parts[1], inverse * parts[0]])
 
 
-def _units_first(tensor, step):
-    """Makes `(..., units)` into `(units / step, step, ...)`."""
+class _Tanh:
+    """The hidden layer as it is defined."""
+
+    @staticmethod
+    def weigh(query, key, vector):
+        hidden = [ops.tanh(a + b) for a, b in _pairs(query, key)]
+        return sum(vector[j] * hidden[j] for j in range(UNITS))
+
+    @staticmethod
+    def reciprocals(query, key):
+        sums = [a + b for a, b in _pairs(query, key)]
+        return 0.5 - 0.5 * ops.tanh(ops.stack(sums))
+
+
+def _denominators(query, key):
+    """`d` of each unit."""
+    most = LARGEST_DENOMINATOR[keras.backend.standardize_dtype(query.dtype)]
+    query, key = ops.exp(2.0 * query), ops.exp(2.0 * key)
+    return [_smaller(a * b, most) + 1.0 for a, b in _pairs(query, key)]
+
+
+def _pairs(query, key):
+    """The units of a group one by one, `(..., T, 1)` and `(..., 1, S)`."""
+    count = query.shape[0]
+    return [(query[j][..., :, None], key[j][..., None, :]) for j in range(count)]
+
+
+def _smaller(x, limit):
+    return ops.where(x < limit, x, limit)
+
+
+def _units_first(tensor, count):
+    """Makes `(..., units)` into `(units / count, count, ...)`."""
     tensor = ops.moveaxis(tensor, -1, 0)
     units, *shape = ops.shape(tensor)
-    return ops.reshape(tensor, (units // step, step, *shape))
+    return ops.reshape(tensor, (units // count, count, *shape))
 
 
 def _units_last(tensor):
     """Undoes `_units_first`."""
-    steps, step, *shape = ops.shape(tensor)
-    return ops.moveaxis(ops.reshape(tensor, (steps * step, *shape)), 0, -1)
+    steps, count, *shape = ops.shape(tensor)
+    return ops.moveaxis(ops.reshape(tensor, (steps * count, *shape)), 0, -1)
 
 
-def _product(query, key):
-    return 1.0 / (query[..., :, None] * key[..., None, :] + 1.0)
+def _grouped(query, key, vector, count):
+    """Each of them with groups of units first."""
+    grouped = [_units_first(x, count) for x in (query, key, vector)]
+    return *grouped[:2], grouped[2][:, :, None, ..., None, None]  # batch, rows and keys
 
 
-def _tanh(query, key):
-    return 0.5 - 0.5 * ops.tanh(query[..., :, None] + key[..., None, :])
-
-
-def _forward(part, query, key, vector):
-    """Sums up `vector * (1 - 2 r)`, where `r` is `part(query, key)`."""
-    steps, _, *rows = ops.shape(query)
+def _forward(kind, query, key, vector):
+    shape = (*ops.shape(query)[:-1], ops.shape(key)[-2])
+    query, key, vector = _grouped(query, key, vector, UNITS)
 
     def step(i, total):
-        hidden = part(query[i], key[i]) * (-2.0 * vector[i][..., None])
-        return total + ops.sum(hidden, axis=0)
+        return total + kind.weigh(query[i], key[i], vector[i])
 
-    constant = ops.sum(vector, axis=(0, 1))[..., None]  # (1, ..., 1, 1)
-    total = ops.broadcast_to(constant, (*rows, ops.shape(key)[-1]))
-    return ops.fori_loop(0, steps, step, total)
+    nothing = ops.zeros(shape, query.dtype)
+    return ops.fori_loop(0, ops.shape(query)[0], step, nothing)
 
 
-def _backward(part, query, key, vector, upstream):
+def _backward(kind, query, key, vector, upstream):
     """Returns the gradients of query, key and vector."""
+    count = _units_at_a_time(query, key)
     one = ops.ones((ops.shape(upstream)[-1], 1), upstream.dtype)
 
     def step(inputs):
         query, key, vector = inputs
-        r = part(query, key)  # (step, B, ..., T, S)
+        r = kind.reciprocals(query, key)  # (count, B, ..., T, S)
         d_r = upstream * r
         d_sum = d_r * (1.0 - r)
+        slope = 4.0 * vector[..., 0]
         # A product with ones is a faster sum of rows than a sum is.
-        d_query = 4.0 * vector * matmul(d_sum, one)[..., 0]
-        d_key = 4.0 * vector * _sum_rows(d_sum)
+        d_query = slope * matmul(d_sum, one)[..., 0]
+        d_key = slope * _sum_rows(d_sum)
         return d_query, d_key, ops.sum(matmul(d_r, one)[..., 0], axis=(1, -1))
 
-    d_query, d_key, d_r = map(_units_last, ops.map(step, (query, key, vector)))
+    gradients = ops.map(step, _grouped(query, key, vector, count))
+    d_query, d_key, d_r = map(_units_last, gradients)
     total = ops.sum(upstream, axis=(0, -2, -1))[..., None]
     return d_query, d_key, total - 2.0 * d_r
+
+
+def _units_at_a_time(query, key):
+    """One or two, so that few numbers are there at a time."""
+    pairs = math.prod(size or 1 for size in (*query.shape[:-1], key.shape[-2]))
+    return 2 if 2 * pairs <= AT_A_TIME else 1
 
 
 def _sum_rows(tensor):

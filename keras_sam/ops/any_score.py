@@ -20,14 +20,14 @@ NAMES = ("query", "key", "value", "bias")
 
 
 @functools.lru_cache(maxsize=64)
-def passes(compare, normalizer, options):
+def passes(compare, normalizer, options, options_backward):
     """The forward and the backward pass, compiled once for all layers.
 
     See `blockwise.run`. Nothing is kept of a row.
     """
-    static = {"compare": compare, "normalizer": normalizer, "options": options}
-    forward = functools.partial(_forward, **static)
-    backward = functools.partial(_backward, **static)
+    static = {"compare": compare, "normalizer": normalizer}
+    forward = functools.partial(_forward, options=options, **static)
+    backward = functools.partial(_backward, options=options_backward, **static)
     if compare is None:
         return share_out(forward, backward)
     return graph(compiled(forward)), graph(compiled(backward))

@@ -25,8 +25,10 @@ DOT_PRODUCT_ROWS = 512
 DOT_PRODUCT_ROWS_AT_AN_EDGE = 256
 # Selective attention keeps one row of keys for each slab: at least so many rows.
 SELECTIVE_ROWS = 64
-# Other scores have so many pairs of a row and a key in a slab: 2 MiB of float32.
+# Other scores have so many pairs of a row and a key in a slab, 2 MiB of float32, and half
+# a MiB where several tensors as large are there for the gradient. Measured for additive ones.
 PAIRS = 2**19
+PAIRS_BACKWARD = 2**17
 
 
 def attend_blockwise(
@@ -187,7 +189,10 @@ def choose_passes(shape, compare, normalizer, temperature, options):
     elif compare is None and normalizer is None:
         in_slabs = dot_softmax.passes(options_of_slabs)
     else:
-        in_slabs = any_score.passes(compare, normalize, options_of_slabs)
+        back = options_of_slabs
+        if options.block_size == "auto" and compare is not None:
+            back = options.with_rows(rows_of_pairs(shape, PAIRS_BACKWARD))
+        in_slabs = any_score.passes(compare, normalize, options_of_slabs, back)
     if options.block_size != "auto":
         return in_slabs
     at_once = all_rows.passes(compare or dot_product, normalize, options.with_rows(None))
@@ -240,13 +245,13 @@ def rows_of_dot_products(options):
     return DOT_PRODUCT_ROWS_AT_AN_EDGE if has_edge else DOT_PRODUCT_ROWS
 
 
-def rows_of_pairs(shape):
-    """How many rows of `PAIRS` weights there are; unknown sizes count as usual ones."""
+def rows_of_pairs(shape, pairs=PAIRS):
+    """How many rows so many weights have; unknown sizes count as usual ones."""
     batch, heads, _, keys = (
         size if isinstance(size, int) else usual
         for size, usual in zip(shape, (8, 8, 1024, 1024), strict=True)
     )
-    return min(max(PAIRS // (batch * heads * keys), 8), 1024)
+    return min(max(pairs // (batch * heads * keys), 8), 1024)
 
 
 def dot_product(operands, query, key):
