@@ -25,8 +25,8 @@ DOT_PRODUCT_ROWS = 512
 DOT_PRODUCT_ROWS_AT_AN_EDGE = 256
 # Selective attention keeps one row of keys for each slab: at least so many rows.
 SELECTIVE_ROWS = 64
-# Other scores have so many pairs of a row and a key in a slab, 2 MiB of float32, and half
-# a MiB where several tensors as large are there for the gradient. Measured for additive ones.
+# Other scores have so many pairs of a row and a key in a slab: 2 MiB of float32, or half a
+# MiB where several tensors as large are there for the gradient. Measured for additive ones.
 PAIRS = 2**19
 PAIRS_BACKWARD = 2**17
 
