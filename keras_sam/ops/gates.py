@@ -20,6 +20,7 @@ from keras import ops
 from keras_sam.ops.attention import both
 from keras_sam.ops.compiled import compiled, vjp
 from keras_sam.ops.precision import wide
+from keras_sam.ops.sums import fused_sum
 
 POOLINGS = ("max", "mean")
 
@@ -107,7 +108,9 @@ def _backward(
         return weigh(maps, parameters, mask, **options)
 
     upstream, of_weights = upstream
-    of_weights = ops.add(of_weights, ops.sum(ops.multiply(upstream, features), axis=axes))
+    products = ops.cast(ops.multiply(upstream, features), wide(features.dtype))
+    total = ops.cast(fused_sum(products, axes), of_weights.dtype)
+    of_weights = ops.add(of_weights, total)
     of_maps, *of_parameters = vjp(weigh_all, (maps, *parameters), of_weights)
     weights = ops.expand_dims(weigh_all((maps, *parameters)), axes)
     of_features = ops.multiply(upstream, weights)
@@ -121,7 +124,8 @@ def _backward(
         if feeds is None:
             share = ops.divide(share, math.prod(features.shape[axis] for axis in axes))
         else:
-            share = ops.where(feeds, ops.multiply(share, _shares(feeds, axes)), 0.0)
+            shares = _shares(feeds, axes, fused_sum)
+            share = ops.where(feeds, ops.multiply(share, shares), 0.0)
         of_features = ops.add(of_features, ops.cast(share, features.dtype))
     return of_features, *of_parameters
 
@@ -153,7 +157,7 @@ def _masked_mean(features, axis, mask):
     return ops.cast(ops.multiply(total, ops.cast(share, total.dtype)), features.dtype)
 
 
-def _shares(mask, axes):
+def _shares(mask, axes, total=ops.sum):
     """One by the number of True values, in float32 because a half cannot count far."""
-    count = ops.sum(ops.cast(mask, "float32"), axis=axes, keepdims=True)
+    count = ops.expand_dims(total(ops.cast(mask, "float32"), axes), axes)
     return ops.divide(1.0, ops.maximum(count, 1.0))
