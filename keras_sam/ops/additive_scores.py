@@ -20,7 +20,8 @@ import math
 import keras
 from keras import ops
 
-from keras_sam.ops.precision import matmul, wide
+from keras_sam.ops.precision import wide
+from keras_sam.ops.sums import fused_sum
 
 # e^(2 x) and its reciprocal are finite numbers; infinity times zero never comes up.
 LARGEST = 40.0
@@ -168,7 +169,7 @@ def _forward(kind, query, key, vector):
 def _backward(kind, query, key, vector, upstream):
     """Returns the gradients of query, key and vector."""
     count = _units_at_a_time(query, key)
-    one = ops.ones((ops.shape(upstream)[-1], 1), upstream.dtype)
+    rows, keys = len(upstream.shape) - 1, len(upstream.shape)  # with units first
 
     def step(inputs):
         query, key, vector = inputs
@@ -176,10 +177,9 @@ def _backward(kind, query, key, vector, upstream):
         d_r = upstream * r
         d_sum = d_r * (1.0 - r)
         slope = 4.0 * vector[..., 0]
-        # A product with ones is a faster sum of rows than a sum is.
-        d_query = slope * matmul(d_sum, one)[..., 0]
-        d_key = slope * _sum_rows(d_sum)
-        return d_query, d_key, ops.sum(matmul(d_r, one)[..., 0], axis=(1, -1))
+        d_query = slope * fused_sum(d_sum, (keys,))
+        d_key = slope * fused_sum(d_sum, (rows,))
+        return d_query, d_key, ops.sum(fused_sum(d_r, (keys,)), axis=(1, -1))
 
     gradients = ops.map(step, _grouped(query, key, vector, count))
     d_query, d_key, d_r = map(_units_last, gradients)
@@ -191,12 +191,3 @@ def _units_at_a_time(query, key):
     """One or two, so that few numbers are there at a time."""
     pairs = math.prod(size or 1 for size in (*query.shape[:-1], key.shape[-2]))
     return 2 if 2 * pairs <= AT_A_TIME else 1
-
-
-def _sum_rows(tensor):
-    """Sums over the last axis but one; by halves, for that becomes vector code."""
-    rows = tensor.shape[-2]
-    while rows is not None and rows > 1 and rows % 2 == 0:
-        rows //= 2
-        tensor = tensor[..., :rows, :] + tensor[..., rows:, :]
-    return ops.sum(tensor, axis=-2)

@@ -35,6 +35,7 @@ from keras import ops
 from keras_sam.ops.compiled import on_cpu
 from keras_sam.ops.precision import matmul, maximum
 from keras_sam.ops.shared import share_out
+from keras_sam.ops.sums import fused_sum
 from keras_sam.ops.tiles import Tiles
 
 # Exponentials of such scores are far from the largest and the smallest number, even
@@ -108,7 +109,7 @@ def _backward(tensors, options):
     """Returns the gradients of query, key and value, and of the bias if any."""
     problem = Tiles(tensors, options)
     upstream = tensors["upstream"]
-    delta = ops.sum(upstream * tensors["output"], axis=-1, keepdims=True)
+    delta = fused_sum(upstream * tensors["output"], (3,))[..., None]
     upstream, delta = problem.pad(upstream), problem.pad(delta)
     log_sums = problem.pad(tensors["kept"])
 

@@ -149,13 +149,13 @@ class Problem:
 
         return loop(0, (batch // examples) * columns, one_lead, carry)
 
-    def allowed(self, slab):
+    def allowed(self, slab, by_position=True):
         """Which pairs of a slab count, or None for all of them."""
         options = self.options
         allowed = None if self.mask is None else slab.of_pairs(self.mask)
         if self.key_mask is not None:
             allowed = both(allowed, slab.of_pairs(self.key_mask[:, None, None, :]))
-        if options.causal or options.sliding_window is not None:
+        if by_position and (options.causal or options.sliding_window is not None):
             positions = slab.positions(2), slab.positions(3)
             window = options.sliding_window
             allowed = both(allowed, position_mask(*positions, options.causal, window))
@@ -186,6 +186,6 @@ def _if(condition, a, b):
 
 def loop(first, last, body, carry):
     """Runs `carry = body(index, carry)` for each index from `first` to before `last`."""
-    if isinstance(first, int) and isinstance(last, int) and last == first + 1:
-        return body(first, carry)
+    if isinstance(first, int) and isinstance(last, int) and last - first <= 1:
+        return body(first, carry) if last > first else carry
     return ops.fori_loop(first, last, body, carry)

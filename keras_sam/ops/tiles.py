@@ -14,6 +14,7 @@ no further key, and begins where they see the first::
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from keras import ops
@@ -31,9 +32,14 @@ KEYS_ON_ACCELERATORS = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Tile(Slab):
-    """Where a tile is; the tile before it has read the keys before `unread`."""
+    """Where a tile is.
+
+    The tile before it has read the keys before `unread`. Of one that is `whole`, no pair is
+    masked by its position.
+    """
 
     unread: Any = 0
+    whole: bool = False
 
     def of_key_rows(self, tensor):
         """The keys, from `(B, H, S, depth)`."""
@@ -71,33 +77,38 @@ class Tiles(Problem):
         return self.for_each_lead(one_lead, carry)
 
     def for_each_tile(self, slab, body, carry):
-        """Runs `carry = body(tile, carry)` for each tile that rows of a slab may see."""
-        last = self.keys - self.width
+        """Runs `carry = body(tile, carry)` for each tile that rows of a slab may see.
 
-        def one_tile(index, carry):
+        First for those that are whole, which need no mask, then for those at an edge.
+        """
+        first, edge, end = self._span(slab)
+
+        def one_tile(index, carry, whole):
             unread = index * self.width
-            start = (*slab.start[:3], smaller(unread, last))
-            return body(Tile(start, (*slab.size[:3], self.width), unread), carry)
+            start = unread if whole else smaller(unread, self.keys - self.width)
+            size = (*slab.size[:3], self.width)
+            return body(Tile((*slab.start[:3], start), size, unread, whole), carry)
 
-        first_key, end = self._span(slab)
-        return loop(first_key // self.width, ceil(end, self.width), one_tile, carry)
+        carry = loop(first, edge, functools.partial(one_tile, whole=True), carry)
+        return loop(edge, end, functools.partial(one_tile, whole=False), carry)
 
     def _span(self, slab):
-        """The first key that rows of a slab may see, and the one after the last."""
-        first, end = slab.start[2], slab.start[2] + self.rows
-        reach = self.options.sliding_window
-        first_key = 0 if reach is None else larger(first - reach + 1, 0)
-        if self.options.causal:
-            return first_key, smaller(end, self.keys)
-        return first_key, self.keys if reach is None else smaller(
-            end + reach - 1, self.keys
-        )
+        """The first tile that rows of a slab may see, the first at an edge, and the end."""
+        first, last = slab.start[2], slab.start[2] + self.rows - 1
+        causal, reach = self.options.causal, self.options.sliding_window
+        if reach is None:
+            seen = smaller(last + 1, self.keys) if causal else self.keys
+            by_all = smaller(first + 1, self.keys) if causal else self.keys
+            return 0, by_all // self.width, ceil(seen, self.width)
+        start = larger(first - reach + 1, 0) // self.width
+        seen = smaller(last + 1 if causal else last + reach, self.keys)
+        return start, start, ceil(seen, self.width)
 
     def allowed(self, tile):
         """Which pairs of a tile count, or None for all of them."""
-        allowed = super().allowed(tile)
+        allowed = super().allowed(tile, by_position=not tile.whole)
         rest = self.keys % self.width
-        if isinstance(rest, int) and rest == 0:
+        if tile.whole or (isinstance(rest, int) and rest == 0):
             return allowed
         # The last tile begins early, so that it is as wide as the others.
         return both(allowed, tile.positions(3) >= tile.unread)
