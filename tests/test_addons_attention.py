@@ -197,6 +197,8 @@ def test_its_weights_are_recorded(as_self, kind):
         ({"num_heads": 1.5}, "`num_heads` must be a positive integer"),
         ({"output_size": 0}, "`output_size` must be a positive integer or None"),
         ({"dropout": 1.0}, r"`dropout` must be a number in the range \[0, 1\)"),
+        ({"kernel_regularizer": 2}, "`kernel_regularizer` must be the name or an instance"),
+        ({"bias_regularizer": "x"}, "`bias_regularizer` must be the name or an instance"),
         ({"use_projection_bias": 2}, "`use_projection_bias` must be True or False"),
         ({"return_attn_coef": None}, "`return_attn_coef` must be True or False"),
         ({"key_dim": 3}, r"MultiHeadAttention 'it'.*unknown=\['key_dim'\]"),

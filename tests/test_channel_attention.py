@@ -352,6 +352,7 @@ def test_an_activation_with_weights():
         ("pooling", "median", '"max" or "mean"'),
         ("data_format", "NCHW", "'channels_last', 'channels_first'"),
         ("kernel_initializer", lambda shape: 0, "initializer"),
+        ("kernel_regularizer", lambda kernel: 0, "regularizer"),
     ],
 )
 def test_bad_arguments(layer, name, value, expected):

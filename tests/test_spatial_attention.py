@@ -421,6 +421,7 @@ def test_bad_sizes(layer, name, value):
         ("use_batch_norm", None, "True or False"),
         ("normalizer", "hard", "Unknown normalizer"),
         ("kernel_initializer", lambda shape: 0, "initializer"),
+        ("kernel_regularizer", lambda kernel: 0, "regularizer"),
     ],
 )
 def test_bad_arguments(name, value, expected):

@@ -11,7 +11,7 @@ from keras_sam import _validation as check
 from keras_sam.addons._legacy import policy_name, revive
 from keras_sam.normalizers import Softmax
 from keras_sam.ops.attention import attention_weights
-from keras_sam.ops.precision import wide
+from keras_sam.ops.precision import matmul, wide
 from keras_sam.recording import AttentionDetails, is_recording, record
 
 # What TensorFlow Addons adds to the scores of masked keys. It is added, not put in their
@@ -105,10 +105,12 @@ class MultiHeadAttention(keras.layers.Layer):
         self.kernel_initializer = check.initializer(
             "kernel_initializer", kernel_initializer
         )
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_regularizer = check.regularizer(
+            "kernel_regularizer", kernel_regularizer
+        )
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_initializer = check.initializer("bias_initializer", bias_initializer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.bias_regularizer = check.regularizer("bias_regularizer", bias_regularizer)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         if self.dropout > 0:
             self.seed_generator = keras.random.SeedGenerator()
@@ -155,7 +157,7 @@ class MultiHeadAttention(keras.layers.Layer):
         key = ops.einsum("...sc,hcd->...hsd", key, self.key_kernel)
         value = ops.einsum("...sc,hcd->...hsd", value, self.value_kernel)
         query = ops.divide(query, math.sqrt(self.head_size))
-        scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (..., H, T, S)
+        scores = matmul(query, ops.swapaxes(key, -1, -2))  # (..., H, T, S)
         weights = self._weights(scores, mask)
         if is_recording():
             record(self, weights, AttentionDetails(kind))
@@ -163,7 +165,7 @@ class MultiHeadAttention(keras.layers.Layer):
         if training and self.dropout > 0:
             dropped = keras.random.dropout(weights, self.dropout, seed=self.seed_generator)
         output = ops.einsum(
-            "...htd,hdo->...to", ops.matmul(dropped, value), self.projection_kernel
+            "...htd,hdo->...to", matmul(dropped, value), self.projection_kernel
         )
         if self.projection_bias is not None:
             output = ops.add(output, self.projection_bias)

@@ -136,7 +136,9 @@ class ConvolutionalGate(Gate):
         self.kernel_initializer = check.initializer(
             "kernel_initializer", kernel_initializer
         )
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_regularizer = check.regularizer(
+            "kernel_regularizer", kernel_regularizer
+        )
 
     def _build_convolution(self, input_shape, channels, filters):
         """Builds the convolution over `channels`, and what follows it."""

@@ -7,6 +7,7 @@ from keras_sam import _initializers, normalizers
 from keras_sam import _validation as check
 from keras_sam.layers._gates import Gate, pooling_names
 from keras_sam.ops.attention import attention_weights
+from keras_sam.ops.precision import matmul
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -92,7 +93,9 @@ class ChannelAttention(Gate):
         self.kernel_initializer = check.initializer(
             "kernel_initializer", kernel_initializer
         )
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_regularizer = check.regularizer(
+            "kernel_regularizer", kernel_regularizer
+        )
 
     def build(self, input_shape):
         channels, _ = self._check_inputs(input_shape)
@@ -182,5 +185,5 @@ def channel_weights(maps, parameters, mask, activation, normalizer):
 
 
 def _dense(inputs, kernel, bias=None):
-    outputs = ops.matmul(inputs, kernel)
+    outputs = matmul(inputs, kernel)
     return outputs if bias is None else ops.add(outputs, bias)
