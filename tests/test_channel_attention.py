@@ -255,6 +255,42 @@ def test_cbam_masks():
     assert (padded[:, 5:] == 0).all()
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("shape", [(2, 8, 6, 16), (2, 7, 5, 3), (2, 12, 8)], ids=str)
+@pytest.mark.parametrize("order", [("channel", "spatial"), ("spatial", "channel")])
+def test_cbam_is_compiled_in_one(order, shape, masked):
+    """Rectified features have many equal maxima, and each has its share of the gradient.
+
+    Called eagerly and not in training, no kernel is compiled and Keras differentiates.
+    """
+    features = np.maximum(random(*shape), 0)
+    upstream = ops.convert_to_tensor(random(*shape, seed=1))
+    mask = np.arange(shape[1]) < np.array([[shape[1]], [3]])
+    if len(shape) == 4:
+        mask = np.broadcast_to(mask[:, :, None], shape[:3])
+    layer = built(
+        CBAM(reduction=2 if shape[-1] > 2 else 1, kernel_size=3, order=order), features
+    )
+    variables = [numpy(variable) for variable in layer.trainable_variables]
+
+    def weighted(training):
+        def call(x, *weights):
+            others = [v.value for v in layer.non_trainable_variables]
+            options = {"training": training, "mask": mask if masked else None}
+            options["return_attention_scores"] = True
+            (output, maps), _ = layer.stateless_call(weights, others, x, **options)
+            total = ops.sum(maps["channel"]) + ops.sum(maps["spatial"])
+            return upstream * output + total / output.shape[1]
+
+        return call
+
+    value, gradients = value_and_gradients(weighted(True), features, *variables)
+    plain, slopes = value_and_gradients(weighted(False), features, *variables)
+    np.testing.assert_allclose(value, plain, rtol=0, atol=2e-6 * np.abs(plain).max())
+    for one, other in zip(gradients, slopes, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * np.abs(other).max())
+
+
 @pytest.mark.parametrize("use_batch_norm", [False, True])
 def test_weights_of_pytorch(use_batch_norm):
     """The paper's formula written in PyTorch gives the same with the same weights."""

@@ -9,6 +9,7 @@ from keras_sam import _validation as check
 from keras_sam.layers._projections import keras_mask
 from keras_sam.layers._sublayers import CompositeLayer
 from keras_sam.ops import gates
+from keras_sam.ops.compiled import runs_eagerly
 from keras_sam.recording import AttentionDetails, is_recording, record
 
 _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
@@ -17,8 +18,11 @@ _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers
 class Gate(CompositeLayer):
     """Base of the layers that multiply a feature map by weights made of it.
 
-    A subclass sets `kind` and has `_gate(inputs, mask, training)`, which returns the
-    output and the weights with the channels last, and `_weights_shape(input_shape)`.
+    A subclass sets `kind` and has `_weights_shape(input_shape)`. If it pools, it has
+    `_pooling_gate(inputs, mask, training)`, which returns a `PooledGate` and whether
+    it is a pure function, which calls no layer; and `_in_shape(weights, inputs)`,
+    which brings the weights into their shape, with the channels last. If it does not, it
+    has a `_gate` of its own.
     """
 
     kind = None
@@ -35,10 +39,18 @@ class Gate(CompositeLayer):
         mask = keras_mask(inputs, mask)
         self._check_mask(mask, inputs.shape)
         outputs, weights = self._gate(inputs, mask, training)
+        self._record(weights, inputs)
+        return (outputs, weights) if return_attention_scores else outputs
+
+    def _gate(self, inputs, mask, training):
+        """Returns the output and the weights with the channels last."""
+        outputs, (weights,) = self._weigh(inputs, [self], mask, training)
+        return outputs, weights
+
+    def _record(self, weights, inputs):
         if is_recording():
             grid = self._grid(inputs.shape)
             record(self, weights, AttentionDetails(self.kind, grid, grid))
-        return (outputs, weights) if return_attention_scores else outputs
 
     def compute_output_spec(
         self, inputs, mask=None, return_attention_scores=False, training=None
@@ -60,17 +72,26 @@ class Gate(CompositeLayer):
     def _channel_axis(self):
         return -1 if self.data_format == "channels_last" else 1
 
-    def _pool_and_weigh(self, inputs, variables, training, pure, **options):
-        """Runs `ops.gates.gate`, in training the one that has a gradient of its own.
+    def _weigh(self, inputs, layers, mask, training):
+        """Runs the gates of layers one after the other; returns weights for each layer.
 
-        That one compiles for each size, and for all layers with equal options: so not
-        where sizes are unknown, and not where `pure` is False because a layer is called
-        on the way.
+        In training they are compiled, for each size of the inputs, and for all layers with
+        equal rules: so not where sizes are unknown, and not where a layer is called on the
+        way. Otherwise only where this is part of a graph for one size: calls and `predict`
+        come with batches of many sizes.
         """
-        parameters = tuple(ops.cast(variable, self.compute_dtype) for variable in variables)
-        fused = training and pure and None not in inputs.shape[1:]
-        run = gates.gate_in_training if fused else gates.gate
-        return run(inputs, parameters, pooling=self.pooling, **options)
+        made = [layer._pooling_gate(inputs, mask, training) for layer in layers]
+        known = None not in inputs.shape[1:]
+        if not training:
+            known = known and inputs.shape[0] is not None and not runs_eagerly()
+        compiled = known and all(pure for _, pure in made)
+        run = gates.weigh_compiled if compiled else gates.weigh
+        outputs, weights = run(inputs, [gate for gate, _ in made])
+        pairs = zip(layers, weights, strict=True)
+        return outputs, [layer._in_shape(each, inputs) for layer, each in pairs]
+
+    def _cast(self, variables):
+        return tuple(ops.cast(variable, self.compute_dtype) for variable in variables)
 
     def _as_factor(self, weights):
         """Puts the channels of weights where the inputs have them."""

@@ -111,18 +111,24 @@ class CBAM(Gate):
     def call(self, inputs, mask=None, return_attention_scores=False, training=None):
         mask = keras_mask(inputs, mask)
         self._check_mask(mask, inputs.shape)
-        options = {"mask": mask, "return_attention_scores": True, "training": training}
-        weights = {}
-        if self.order == "parallel":
-            outputs, weights["channel"] = self.channel_attention(inputs, **options)
-            _, weights["spatial"] = self.spatial_attention(inputs, **options)
-            outputs = ops.multiply(outputs, self._as_factor(weights["spatial"]))
-        else:
-            outputs = inputs
-            for name in self.order:
-                layer = getattr(self, f"{name}_attention")
-                outputs, weights[name] = layer(outputs, **options)
+        run = self._in_parallel if self.order == "parallel" else self._in_turn
+        outputs, weights = run(inputs, mask, training)
         return (outputs, weights) if return_attention_scores else outputs
+
+    def _in_turn(self, inputs, mask, training):
+        """One after the other, as one function to compile."""
+        layers = [getattr(self, f"{name}_attention") for name in self.order]
+        outputs, weights = self._weigh(inputs, layers, mask, training)
+        for layer, each in zip(layers, weights, strict=True):
+            layer._record(each, inputs)
+        return outputs, dict(zip(self.order, weights, strict=True))
+
+    def _in_parallel(self, inputs, mask, training):
+        options = {"mask": mask, "return_attention_scores": True, "training": training}
+        outputs, channel = self.channel_attention(inputs, **options)
+        _, spatial = self.spatial_attention(inputs, **options)
+        outputs = ops.multiply(outputs, self._as_factor(spatial))
+        return outputs, {"channel": channel, "spatial": spatial}
 
     def _weights_spec(self, inputs):
         return {

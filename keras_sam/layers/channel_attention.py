@@ -1,5 +1,8 @@
 """Channel attention as in CBAM and in Squeeze-and-Excitation: which channels matter?"""
 
+import dataclasses
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -7,6 +10,7 @@ from keras_sam import _initializers, normalizers
 from keras_sam import _validation as check
 from keras_sam.layers._gates import Gate, pooling_names
 from keras_sam.ops.attention import attention_weights
+from keras_sam.ops.gates import PooledGate, Rule
 from keras_sam.ops.precision import matmul
 
 
@@ -125,35 +129,25 @@ class ChannelAttention(Gate):
             activation.build((None, len(self.pooling), units))
         return dense
 
-    def _gate(self, inputs, mask, training):
+    def _pooling_gate(self, inputs, mask, training):
         spatial = tuple(range(1, len(inputs.shape)))
         spatial = spatial[:-1] if self._channel_axis == -1 else spatial[1:]
-        outputs, weights = self._pool_and_weigh(
-            inputs,
-            training=training,
-            pool_mask=None if mask is None else ops.expand_dims(mask, self._channel_axis),
-            axes=spatial,
-            **self._perceptron(),
-        )
-        batch, channels = ops.shape(weights)
-        return outputs, ops.reshape(weights, (batch, *[1] * len(spatial), channels))
-
-    def _perceptron(self):
-        """How to weigh: by a pure function, or by layers that may be more than that."""
         denses = self.hidden_dense, self.output_dense
         quantized = any(dense.quantization_mode is not None for dense in denses)
-        if quantized or isinstance(self.activation, keras.layers.Layer):
-            return {"weigh": self._weigh_by_layers, "variables": (), "pure": False}
-        count = 1 + self.use_bias
-        return {
-            "weigh": channel_weights,
-            "variables": [
-                v for dense in denses for v in (dense.kernel, dense.bias)[:count]
-            ],
-            "pure": True,
-            "activation": self.activation,
-            "normalizer": self.normalizer,
-        }
+        pure = not quantized and not isinstance(self.activation, keras.layers.Layer)
+        weigh, parameters = self._weigh_by_layers, ()
+        if pure:
+            weigh = ChannelWeights(self.activation, self.normalizer)
+            count = 1 + self.use_bias
+            variables = (v for dense in denses for v in (dense.kernel, dense.bias)[:count])
+            parameters = self._cast(variables)
+        pool_mask = None if mask is None else ops.expand_dims(mask, self._channel_axis)
+        rule = Rule(weigh, self.pooling, spatial)
+        return PooledGate(rule, parameters, pool_mask=pool_mask), pure
+
+    def _in_shape(self, weights, inputs):
+        batch, channels = ops.shape(weights)
+        return ops.reshape(weights, (batch, *[1] * (len(inputs.shape) - 2), channels))
 
     def _weigh_by_layers(self, maps, parameters, mask):
         scores = self.output_dense(self.hidden_dense(ops.swapaxes(maps, 1, 2)))
@@ -176,12 +170,19 @@ class ChannelAttention(Gate):
         }
 
 
-def channel_weights(maps, parameters, mask, activation, normalizer):
+@dataclasses.dataclass(frozen=True)
+class ChannelWeights:
     """Weighs channels by pooled maps of them, `(B, C, n)`: `weigh` of `ops.gates`."""
-    middle = len(parameters) // 2
-    hidden = activation(_dense(ops.swapaxes(maps, 1, 2), *parameters[:middle]))
-    scores = _dense(hidden, *parameters[middle:])  # (B, n, C)
-    return attention_weights(ops.sum(scores, axis=1), normalizer)
+
+    activation: Callable
+    normalizer: Callable
+
+    def __call__(self, maps, parameters, mask):
+        middle = len(parameters) // 2
+        pooled = ops.swapaxes(maps, 1, 2)
+        hidden = self.activation(_dense(pooled, *parameters[:middle]))
+        scores = _dense(hidden, *parameters[middle:])  # (B, n, C)
+        return attention_weights(ops.sum(scores, axis=1), self.normalizer)
 
 
 def _dense(inputs, kernel, bias=None):

@@ -5,7 +5,8 @@ from keras import ops
 
 from keras_sam import normalizers
 from keras_sam.layers._gates import ConvolutionalGate, pooling_names
-from keras_sam.ops.spatial import place_weights
+from keras_sam.ops.gates import PooledGate, Rule
+from keras_sam.ops.spatial import PlaceWeights
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -112,24 +113,19 @@ class SpatialAttention(ConvolutionalGate):
     def build(self, input_shape):
         self._build_convolution(input_shape, channels=len(self.pooling), filters=1)
 
-    def _gate(self, inputs, mask, training):
+    def _pooling_gate(self, inputs, mask, training):
         def finish(scores):
             return self._normalize_batch(scores, mask, training)
 
         convolution, pure = self.convolution, self.batch_norm is None
-        outputs, weights = self._pool_and_weigh(
-            inputs,
-            variables=(convolution.kernel, convolution.bias)[: 1 + self.use_bias],
-            training=training,
-            pure=pure,
-            mask=mask,
-            axes=(self._channel_axis % len(inputs.shape),),
-            weigh=place_weights,
-            normalizer=self.normalizer,
-            dilation_rate=convolution.dilation_rate,
-            finish=None if pure else finish,
-        )
-        return outputs, ops.expand_dims(weights, -1)
+        rate = convolution.dilation_rate
+        weigh = PlaceWeights(self.normalizer, rate, None if pure else finish)
+        rule = Rule(weigh, self.pooling, (self._channel_axis % len(inputs.shape),))
+        variables = (convolution.kernel, convolution.bias)[: 1 + self.use_bias]
+        return PooledGate(rule, self._cast(variables), mask), pure
+
+    def _in_shape(self, weights, inputs):
+        return ops.expand_dims(weights, -1)
 
     def _weights_shape(self, input_shape):
         return (input_shape[0], *self._grid(input_shape), 1)

@@ -4,15 +4,18 @@
 
     maps = [max over axes; mean over axes]        (B, kept axes, n)
     weights = weigh(maps)                         (B, kept axes)
-    output = features * weights
+    output = features * weights                   what the next gate gets, if any
 
-Over the channels that is spatial attention, over the places channel attention. The
-features are the only large tensor: they are read once for each pooling and once for the
-product.
+Over the channels that is spatial attention, over the places channel attention, and one
+after the other CBAM. The features are the only large tensor: they are read once for each
+pooling and once for the product.
 """
 
+import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -20,101 +23,156 @@ from keras import ops
 from keras_sam.ops.attention import both
 from keras_sam.ops.compiled import compiled, vjp
 from keras_sam.ops.precision import wide
-from keras_sam.ops.sums import fused_sum
+from keras_sam.ops.sums import fused_max, fused_sum
 
 POOLINGS = ("max", "mean")
 
 
-def gate(features, parameters, mask=None, pool_mask=None, **options):
-    """Weighs `features` by what they say, pooled.
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How a gate weighs, which is compiled in.
+
+    Args:
+        weigh: A function `(maps, parameters, mask)` that makes weights `(B, kept axes)` of
+            maps `(B, kept axes, n)`, for `n` poolings. Gates of equal ones are compiled
+            once.
+        pooling: A tuple of names from `POOLINGS`.
+        axes: The axes to pool over, a tuple of positive integers.
+    """
+
+    weigh: Callable
+    pooling: tuple
+    axes: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledGate:
+    """A gate with its tensors.
+
+    Args:
+        rule: `Rule`.
+        parameters: Tuple of tensors for `weigh`.
+        mask: For `weigh`.
+        pool_mask: Boolean tensor that broadcasts to the features, or None; False is not
+            pooled. Where all is False, the pooled value is zero.
+    """
+
+    rule: Rule
+    parameters: tuple = ()
+    mask: Any = None
+    pool_mask: Any = None
+
+    @property
+    def masks(self):
+        return self.mask, self.pool_mask
+
+
+def weigh(features, gates):
+    """Weighs features by what they say, pooled, by one gate after the other.
 
     Args:
         features: Tensor `(B, ...)`.
-        parameters: Tuple of tensors for `weigh`.
-        mask: For `weigh`.
-        pool_mask: Boolean tensor that broadcasts to `features`, or None; False is not
-            pooled. Where all is False, the pooled value is zero.
-        **options: `weigh(maps, parameters, mask, **options)`, a function that makes
-            weights `(B, kept axes)` of maps `(B, kept axes, n)`, for `n` poolings;
-            `pooling`, names from `POOLINGS`; `axes`, the axes to pool over, a tuple of
-            positive integers; and what `weigh` wants beside.
+        gates: A list of `PooledGate`.
 
     Returns:
-        The output, like `features`, and the weights `(B, kept axes)`.
+        The output, like `features`, and a list of the weights of each gate, `(B, kept
+        axes)`.
     """
-    return _forward(features, parameters, mask, pool_mask, **options)[:2]
+    return _forward(features, *_divide(gates))[:2]
 
 
-def gate_in_training(features, parameters, mask=None, pool_mask=None, **options):
-    """`gate` with a gradient of its own, on TensorFlow.
+def weigh_compiled(features, gates):
+    """`weigh`, compiled and with a gradient of its own, on TensorFlow.
 
     Differentiated step by step, a gate makes some ten tensors as large as the features.
-    Here XLA fuses the steps, and the features and the maps are all that is kept for the
-    gradient. The price is compiling, once for each size of the features; all layers of
-    the same `options`, which have to be hashable, share what is compiled.
+    Here XLA fuses the steps, and the features are the only large tensor that is kept for
+    the gradient, however many gates there are. The price is compiling, once for each size
+    of the features; all layers of equal rules, which have to be hashable, share what is
+    compiled.
 
     On JAX and PyTorch compiling is up to the caller, and the steps are differentiated.
     """
     if keras.backend.backend() != "tensorflow":
-        return gate(features, parameters, mask, pool_mask, **options)
-    forward, backward = _passes(**options)
+        return weigh(features, gates)
+    parameters, masks, rules = _divide(gates)
+    forward, backward = _passes(rules)
 
     @ops.custom_gradient
     def run(*tensors):
         # Or an eager TensorFlow differentiates the compiled functions all the same.
-        features, *parameters = map(ops.stop_gradient, tensors)
-        output, weights, maps = forward(features, parameters, mask, pool_mask)
+        features, *flat = map(ops.stop_gradient, tensors)
+        given = keras.tree.pack_sequence_as(parameters, flat)
+        output, weights, maps = forward(features, given, masks)
 
-        def gradient(*upstream):
-            return backward(features, maps, parameters, mask, pool_mask, upstream)
+        def gradient(upstream, *of_weights):
+            kept = features, weights, maps, given, masks
+            of_features, of_parameters = backward(*kept, upstream, of_weights)
+            return of_features, *keras.tree.flatten(of_parameters)
 
-        return (output, weights), gradient
+        return (output, *weights), gradient
 
-    return run(features, *parameters)
+    output, *weights = run(features, *keras.tree.flatten(parameters))
+    return output, weights
+
+
+def _divide(gates):
+    """Their parameters, their masks, and their rules."""
+    parameters = [tuple(gate.parameters) for gate in gates]
+    return parameters, [gate.masks for gate in gates], tuple(gate.rule for gate in gates)
 
 
 @functools.lru_cache(maxsize=64)
-def _passes(**options):
-    """The forward and the backward pass with these options."""
+def _passes(rules):
+    """The forward and the backward pass of gates with these rules."""
     return (
-        compiled(functools.partial(_forward, **options)),
-        compiled(functools.partial(_backward, **options)),
+        compiled(functools.partial(_forward, rules=rules, fused=True)),
+        compiled(functools.partial(_backward, rules=rules)),
     )
 
 
-def _forward(features, parameters, mask, pool_mask, *, weigh, pooling, axes, **options):
-    maps = pool(features, pooling, axes, pool_mask)
-    weights = weigh(maps, parameters, mask, **options)
-    return ops.multiply(features, ops.expand_dims(weights, axes)), weights, maps
+def _forward(features, parameters, masks, rules, fused=False):
+    """The output, and the weights and the maps of each gate.
+
+    If all is compiled together, what the first gate makes is never written: it is `fused`.
+    """
+    weights, maps = [], []
+    for rule, given, (mask, pool_mask) in zip(rules, parameters, masks, strict=True):
+        joined = fused and bool(maps)
+        maps.append(pool(features, rule.pooling, rule.axes, pool_mask, joined))
+        weights.append(rule.weigh(maps[-1], given, mask))
+        features = _multiply(features, weights[-1], rule)
+    return features, weights, maps
 
 
-def _backward(
-    features,
-    maps,
-    parameters,
-    mask,
-    pool_mask,
-    upstream,
-    *,
-    weigh,
-    pooling,
-    axes,
-    **options,
-):
-    """The gradients of the features and of the parameters."""
+def _backward(features, weights, maps, parameters, masks, upstream, of_weights, rules):
+    """The gradients of the features and of the parameters of each gate."""
+    inputs = [features]
+    for rule, of_gate in list(zip(rules, weights, strict=True))[:-1]:
+        # Not from the maps once more: the last digit decides which maxima are equal.
+        inputs.append(_multiply(inputs[-1], of_gate, rule))
+    gates = list(zip(inputs, rules, maps, parameters, masks, of_weights, strict=True))
+    gradients = []
+    for gate in reversed(gates):
+        upstream, of_parameters = _one_backward(*gate, upstream)
+        gradients.append(tuple(of_parameters))
+    return upstream, gradients[::-1]
+
+
+def _one_backward(features, rule, maps, parameters, masks, of_weights, upstream):
+    """The gradients of the features that one gate is given, and of its parameters."""
+    mask, pool_mask = masks
+    axes = rule.axes
 
     def weigh_all(inputs):
         maps, *parameters = inputs
-        return weigh(maps, parameters, mask, **options)
+        return rule.weigh(maps, parameters, mask)
 
-    upstream, of_weights = upstream
     products = ops.cast(ops.multiply(upstream, features), wide(features.dtype))
     total = ops.cast(fused_sum(products, axes), of_weights.dtype)
     of_weights = ops.add(of_weights, total)
     of_maps, *of_parameters = vjp(weigh_all, (maps, *parameters), of_weights)
-    weights = ops.expand_dims(weigh_all((maps, *parameters)), axes)
-    of_features = ops.multiply(upstream, weights)
-    for i, name in enumerate(pooling):
+    of_features = _multiply(upstream, weigh_all((maps, *parameters)), rule)
+    for i, name in enumerate(rule.pooling):
         share = ops.expand_dims(of_maps[..., i], axes)
         feeds = pool_mask
         if name == "max":
@@ -127,11 +185,18 @@ def _backward(
             shares = _shares(feeds, axes, fused_sum)
             share = ops.where(feeds, ops.multiply(share, shares), 0.0)
         of_features = ops.add(of_features, ops.cast(share, features.dtype))
-    return of_features, *of_parameters
+    return of_features, of_parameters
 
 
-def pool(features, pooling, axes, mask=None):
-    """Pools `axes` of features `(B, ...)` into maps `(B, kept axes, n)`."""
+def _multiply(features, weights, rule):
+    return ops.multiply(features, ops.expand_dims(weights, rule.axes))
+
+
+def pool(features, pooling, axes, mask=None, fused=False):
+    """Pools `axes` of features `(B, ...)` into maps `(B, kept axes, n)`.
+
+    Where features are `fused`, they are only being computed when they are pooled.
+    """
     # Of no places at all, as of an empty batch, Keras wants to know the maximum.
     largest = functools.partial(ops.max, initial=float("-inf"))
     pools = {"max": largest, "mean": ops.mean}
@@ -140,7 +205,15 @@ def pool(features, pooling, axes, mask=None):
             "max": functools.partial(_masked_max, mask=mask),
             "mean": functools.partial(_masked_mean, mask=mask),
         }
-    return ops.stack([pools[name](features, axis=axes) for name in pooling], axis=-1)
+    elif fused:
+        pools = {"max": fused_max, "mean": _fused_mean}
+    return ops.stack([pools[name](features, axes) for name in pooling], axis=-1)
+
+
+def _fused_mean(features, axes):
+    total = fused_sum(ops.cast(features, wide(features.dtype)), axes)
+    count = math.prod(features.shape[axis] for axis in axes)
+    return ops.cast(ops.divide(total, count), features.dtype)
 
 
 def _masked_max(features, axis, mask):

@@ -5,8 +5,10 @@
     weights = mask * normalizer(convolution(mask * maps))
 """
 
+import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 from keras import ops
@@ -18,34 +20,42 @@ from keras_sam.ops.attention import attention_weights
 BLOCK = 8
 
 
-def place_weights(maps, parameters, mask, normalizer, dilation_rate, finish=None):
+@dataclasses.dataclass(frozen=True)
+class PlaceWeights:
     """Weighs places by pooled maps of them: `weigh` of `ops.gates`.
 
     Args:
-        maps: Tensor `(B, *spatial, n)`.
-        parameters: The kernel `(*kernel_size, n, 1)` of the convolution, and its bias
-            `(1,)`, if it has one.
-        mask: Boolean `(B, *spatial)`, or None; False is padding, which enters the
-            convolution as zeros and has a weight of zero.
         normalizer: A function of float scores that works on the last axis. It gets all
             places of an example.
         dilation_rate: One integer for each spatial axis.
         finish: What comes between convolution and normalizer, or None.
-
-    Returns:
-        The weights, `(B, *spatial)`.
     """
-    kernel, *bias = parameters
-    scores = convolve(masked(maps, mask), kernel, dilation_rate)
-    for offset in bias:
-        scores = ops.add(scores, offset)
-    if finish is not None:
-        scores = finish(scores)
-    shape = ops.shape(scores)[:-1]
-    row = (shape[0], math.prod(shape[1:]))  # no -1: a batch may be empty
-    flat = ops.reshape(scores, row)
-    mask = None if mask is None else ops.reshape(mask, row)
-    return ops.reshape(attention_weights(flat, normalizer, mask), shape)
+
+    normalizer: Callable
+    dilation_rate: tuple
+    finish: Callable | None = None
+
+    def __call__(self, maps, parameters, mask):
+        """Returns the weights, `(B, *spatial)`.
+
+        Args:
+            maps: Tensor `(B, *spatial, n)`.
+            parameters: The kernel `(*kernel_size, n, 1)` of the convolution, and its bias
+                `(1,)`, if it has one.
+            mask: Boolean `(B, *spatial)`, or None; False is padding, which enters the
+                convolution as zeros and has a weight of zero.
+        """
+        kernel, *bias = parameters
+        scores = convolve(masked(maps, mask), kernel, self.dilation_rate)
+        for offset in bias:
+            scores = ops.add(scores, offset)
+        if self.finish is not None:
+            scores = self.finish(scores)
+        shape = ops.shape(scores)[:-1]
+        row = (shape[0], math.prod(shape[1:]))  # no -1: a batch may be empty
+        flat = ops.reshape(scores, row)
+        mask = None if mask is None else ops.reshape(mask, row)
+        return ops.reshape(attention_weights(flat, self.normalizer, mask), shape)
 
 
 def masked(maps, mask):
