@@ -58,7 +58,7 @@ def on_cpu():
         return jax.default_backend() == "cpu"
     import torch
 
-    return not torch.accelerator.is_available()
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 @functools.cache
