@@ -244,12 +244,14 @@ def test_the_gradient_of_a_bias_has_its_shape(normalizer, shape, uncompiled, hea
 
 
 @pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("mask", ["none", "all", "selective_all"])
 @pytest.mark.parametrize("normalizer", ["softmax", "sparsemax"])
-def test_half_precision_is_computed_in_float32(normalizer, dtype, uncompiled):
+def test_half_precision_is_computed_in_float32(normalizer, mask, dtype, uncompiled):
     arrays = [ops.cast(array, dtype) for array in tensors(9, 11)]
-    output = in_slabs(*arrays, normalizer=normalizer, block_size=BLOCK)
+    arguments = {"normalizer": normalizer, **masks(9, 11)[mask]}
+    output = in_slabs(*arrays, block_size=BLOCK, **arguments)
     wide = [ops.cast(array, "float32") for array in arrays]
-    expected = densely(*wide, normalizer=normalizer)
+    expected = densely(*wide, **arguments)
     assert keras.backend.standardize_dtype(output.dtype) == dtype
     np.testing.assert_allclose(
         numpy(output), numpy(expected), rtol=HALF[dtype], atol=HALF[dtype]
