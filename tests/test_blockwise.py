@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_sam import normalizers, scores
 from keras_sam.ops import (
+    any_score,
     attention,
     blockwise,
     dot_softmax,
@@ -23,6 +24,7 @@ from keras_sam.ops import (
     problem,
     shared,
     spans,
+    sums,
     tiles,
 )
 from keras_sam.ops.additive_scores import additive_scores
@@ -195,6 +197,22 @@ def test_equals_all_rows_in_tiles(mask, scale, uncompiled, small_tiles):
     longest = [np.square(x).sum(-1).max() for x in arrays[:2]]
     assert (np.prod(longest) > dot_softmax.SMALL_SCORE**2) == (scale > 1)
     compare_ways(arrays, normalizer="softmax", bias=None, **masks(23, 19)[mask])
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "window", "all"])
+@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
+def test_equals_all_rows_as_on_accelerators(normalizer, mask, uncompiled, monkeypatch):
+    """All heads together, few and large tiles, and no choice that is made for a CPU."""
+    for module in (blockwise, dot_softmax, problem, sums, tiles):
+        monkeypatch.setattr(module, "on_cpu", lambda: False)
+    monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 0)
+    monkeypatch.setattr(blockwise, "FEW_FOR_A_ROW", 0)
+    monkeypatch.setattr(blockwise, "PAIRS_ON_ACCELERATORS", B * H * 19 * BLOCK)
+    monkeypatch.setattr(tiles, "KEYS_ON_ACCELERATORS", 13)
+    dot_softmax.passes.cache_clear()
+    any_score.passes.cache_clear()
+    arguments = {"normalizer": normalizer, **masks(23, 19)[mask]}
+    compare_ways((*tensors(23, 19)[:3],), bias=None, slabs_of="auto", **arguments)
 
 
 @pytest.mark.parametrize("mask", ["none", "all"])

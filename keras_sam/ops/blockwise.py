@@ -9,10 +9,12 @@ import math
 from keras import ops
 
 from keras_sam.ops import all_rows, any_score, dot_softmax, selective
-from keras_sam.ops.compiled import runs_eagerly
+from keras_sam.ops.compiled import on_cpu, runs_eagerly
 from keras_sam.ops.penalty import selectable_keys
 from keras_sam.ops.precision import matmul, wide
 from keras_sam.ops.problem import Options
+from keras_sam.ops.spans import smaller
+from keras_sam.ops.tiles import KEYS_ON_ACCELERATORS
 
 # Up to so many weights (16 MiB of float32) nothing is gained by slabs.
 FEW_WEIGHTS = 2**22
@@ -23,6 +25,8 @@ FEW_FOR_A_ROW = 4
 # rows do not see all keys, because a slab reads what any of its rows sees.
 DOT_PRODUCT_ROWS = 512
 DOT_PRODUCT_ROWS_AT_AN_EDGE = 256
+# Accelerators want few and large products: so many pairs at a time, 256 MiB of float32.
+PAIRS_ON_ACCELERATORS = 2**26
 # Selective attention keeps one row of keys for each slab: at least so many rows.
 SELECTIVE_ROWS = 64
 # Other scores have so many pairs of a row and a key in a slab: 2 MiB of float32, or half a
@@ -182,7 +186,10 @@ def choose_passes(shape, compare, normalizer, temperature, options):
     if rows == "auto" and options.selective:
         rows = max(rows_of_pairs(shape), SELECTIVE_ROWS)
     elif rows == "auto":
-        rows = rows_of_dot_products(options) if compare is None else rows_of_pairs(shape)
+        rows = rows_of_pairs(shape)
+        if compare is None:
+            keys = shape[3] if normalizer else smaller(shape[3], KEYS_ON_ACCELERATORS)
+            rows = rows_of_dot_products((*shape[:3], keys), options)
     options_of_slabs = options.with_rows(rows)
     if options.selective:
         in_slabs = selective.passes(compare, normalize, options_of_slabs)
@@ -239,8 +246,10 @@ def either(at_once, in_slabs):
     return choose(0), choose(1)
 
 
-def rows_of_dot_products(options):
-    """How many rows a slab of dot products has."""
+def rows_of_dot_products(shape, options):
+    """How many rows a slab of dot products has, where `shape` is read at a time."""
+    if not on_cpu():
+        return rows_of_pairs(shape, PAIRS_ON_ACCELERATORS)
     has_edge = options.causal or options.sliding_window is not None
     return DOT_PRODUCT_ROWS_AT_AN_EDGE if has_edge else DOT_PRODUCT_ROWS
 
