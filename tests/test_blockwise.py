@@ -291,6 +291,43 @@ def test_values_of_the_formula(uncompiled):
     np.testing.assert_allclose(numpy(output), weights @ value, rtol=0, atol=2e-6)
 
 
+def test_a_bias_that_reaches_rows_that_fill_up_a_slab(uncompiled, small_tiles):
+    """It is the same for all rows, and the last slab has rows that there are not."""
+    bias = np.zeros((1, 1, 1, 11), "float32")
+    bias[..., 4:] = 100.0
+    compare_ways((*tensors(9, 11)[:3], bias), normalizer="softmax")
+
+
+@pytest.mark.parametrize("size", [-np.inf, -1e6, 1e6])
+def test_rows_whose_scores_are_all_large(size, uncompiled, small_tiles):
+    """The sum of the largest score and a logarithm would lose the logarithm."""
+    bias = np.zeros((1, 1, 9, 11), "float32")
+    bias[:, :, 2:5] = size
+    query, key, value, _ = tensors(9, 11)
+    upstream = ops.convert_to_tensor(random(B, H, 9, DV, seed=9))
+
+    def weighted(attend, **arguments):
+        def call(*tensors):
+            return attend(*tensors, bias, normalizer="softmax", **arguments) * upstream
+
+        return value_and_gradients(call, query, key, value)
+
+    value_of, gradients = weighted(in_slabs, block_size=BLOCK)
+    expected, slopes = weighted(densely)
+    np.testing.assert_allclose(value_of, expected, atol=2e-6)
+    for one, other in zip(gradients, slopes, strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-6)
+
+
+def test_small_scores_of_huge_values(uncompiled, small_tiles):
+    query, key, value, _ = tensors(9, 11)
+    output = in_slabs(
+        query, key, value * 1e36, None, normalizer="softmax", block_size=BLOCK
+    )
+    expected = densely(query, key, value, None, normalizer="softmax")
+    np.testing.assert_allclose(numpy(output) / 1e36, numpy(expected), atol=2e-6)
+
+
 def test_grouped_keys_are_repeated(uncompiled):
     query, key, value, _ = tensors(9, 11)
     one = attend_blockwise(query, key[:, :1], value[:, :1], block_size=BLOCK)

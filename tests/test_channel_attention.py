@@ -376,6 +376,40 @@ def test_an_activation_with_weights():
     assert (numpy(alpha) != 0.1).any()
 
 
+@pytest.mark.tensorflow
+def test_derivatives_outside_of_training_are_those_of_keras():
+    """Also second ones, in a graph for one size as well as eagerly."""
+    import tensorflow as tf
+
+    layer = built(CBAM(2, 3), random(2, 4, 4, 4))
+
+    def penalty(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                output = layer(x, training=False)
+            slope = ops.sum(inner.gradient(output, x) ** 2)
+        return outer.gradient(slope, x)
+
+    features = ops.convert_to_tensor(random(2, 4, 4, 4))
+    eager = penalty(features)
+    in_graph = tf.function(penalty)(features)
+    np.testing.assert_allclose(numpy(in_graph), numpy(eager), rtol=0, atol=1e-5)
+    assert np.abs(numpy(eager)).max() > 0.1
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_of_an_empty_batch(training):
+    layer = built(CBAM(2, 3), random(2, 4, 6, 4))
+
+    def call(x):
+        return layer(x, training=training)
+
+    _, (gradient,) = value_and_gradients(call, np.zeros((0, 4, 6, 4), "float32"))
+    assert gradient.shape == (0, 4, 6, 4)
+
+
 # Bad input ----------------------------------------------------------------------------
 
 

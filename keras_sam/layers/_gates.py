@@ -9,7 +9,6 @@ from keras_sam import _validation as check
 from keras_sam.layers._projections import keras_mask
 from keras_sam.layers._sublayers import CompositeLayer
 from keras_sam.ops import gates
-from keras_sam.ops.compiled import runs_eagerly
 from keras_sam.recording import AttentionDetails, is_recording, record
 
 _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
@@ -77,14 +76,10 @@ class Gate(CompositeLayer):
 
         In training they are compiled, for each size of the inputs, and for all layers with
         equal rules: so not where sizes are unknown, and not where a layer is called on the
-        way. Otherwise only where this is part of a graph for one size: calls and `predict`
-        come with batches of many sizes.
+        way.
         """
         made = [layer._pooling_gate(inputs, mask, training) for layer in layers]
-        known = None not in inputs.shape[1:]
-        if not training:
-            known = known and inputs.shape[0] is not None and not runs_eagerly()
-        compiled = known and all(pure for _, pure in made)
+        compiled = training and None not in inputs.shape[1:] and all(p for _, p in made)
         run = gates.weigh_compiled if compiled else gates.weigh
         outputs, weights = run(inputs, [gate for gate, _ in made])
         pairs = zip(layers, weights, strict=True)
@@ -169,7 +164,7 @@ class ConvolutionalGate(Gate):
             self._for_each("kernel_size", grid),
             dilation_rate=self._for_each("dilation_rate", grid),
             padding="same",
-            data_format="channels_last",  # whatever the features have: see `_gate`
+            data_format="channels_last",  # of the pooled maps, whatever the features have
             use_bias=self.use_bias,
             kernel_initializer=_initializers.fresh(self.kernel_initializer),
             kernel_regularizer=self.kernel_regularizer,

@@ -1,4 +1,4 @@
-"""Attention that never holds more than a few rows of the weights.
+"""Attention that never holds more than a few rows of the weights, or a part of them.
 
 Here it is decided how: all rows at once or slab by slab, and with which kernel.
 """
@@ -133,7 +133,7 @@ def run(passes, inputs, constants):
 
     Args:
         passes: The two functions. `forward(tensors)` returns the output and something
-            about each row to keep, `(B, H, T, 1)`. `backward(tensors)`, which is given
+            about each row to keep, `(B, H, T, n)`. `backward(tensors)`, which is given
             both too and `upstream`, returns a dictionary of gradients.
         inputs: A dictionary of float tensors or None.
         constants: A dictionary of tensors that have no gradient, or None.
@@ -213,10 +213,10 @@ def choose_passes(shape, compare, normalizer, temperature, options):
 
 def are_few(shape, depth, options):
     """Whether the weights, `(B, H, T, S)`, are known to be so few that all are kept."""
+    if any(isinstance(size, int) and size == 0 for size in shape):
+        return True
     if not all(isinstance(size, int) for size in shape[1:]):
         return False
-    if 0 in shape[2:]:
-        return True
     if options.block_size != "auto":
         return False
     if shape[3] <= FEW_FOR_A_ROW * depth:
@@ -274,7 +274,7 @@ def softmax(temperature):
 
     def normalize(scores):
         if scores.shape[-1] == 1:
-            return ops.ones_like(scores)  # and Keras would warn
+            return ops.exp(scores - scores)  # one, or not a number; Keras would warn
         return ops.softmax(scores if temperature == 1.0 else scores / temperature)
 
     return normalize

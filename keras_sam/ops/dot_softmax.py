@@ -1,11 +1,12 @@
 """Attention with dot products and softmax, whose gradient is written by hand.
 
-For a slab of rows, with `s` the scores and `L` the logarithm of the sum of their
-exponentials, which is all that is kept of the weights::
+For a slab of rows, with `s` the scores, `m` the largest and `L` the logarithm of the sum of
+the exponentials, which are all that is kept of the weights (apart, because beside an `m` of
+a million a sum would lose `L`)::
 
-    w = exp(s - L)                         dv = w^T @ do
+    w = exp(s - m - L)                     dv = w^T @ do
     o = w @ v                              ds = w * (do @ v^T - sum(do * o))
-    L = log(sum(exp(s)))                   dq = ds @ k          dk = ds^T @ q
+    L = log(sum(exp(s - m)))               dq = ds @ k          dk = ds^T @ q
 
 Both add up over tiles of a few rows by a few keys, which stay in the second-level cache of
 a processor between the steps. Going forward, what exponentials are taken relative to is the
@@ -39,8 +40,9 @@ from keras_sam.ops.sums import fused_sum
 from keras_sam.ops.tiles import Tiles
 
 # Exponentials of such scores are far from the largest and the smallest number, even
-# a million of them added up and multiplied by large values.
+# a million of them added up and multiplied by values of such a size.
 SMALL_SCORE = 30.0
+SMALL_VALUE = 1e15
 # The largest score of a row that has none yet: below any score, and so far above what does
 # not count that the exponential of the difference is zero.
 LOWEST = -1e15
@@ -51,14 +53,15 @@ NEVER = -1e30
 def passes(options):
     """The forward and the backward pass, compiled once for all layers.
 
-    See `blockwise.run`. What is kept of each row is the logarithm of its sum.
+    See `blockwise.run`. What is kept of each row is its largest score and the logarithm of
+    its sum.
     """
     forward = functools.partial(_forward, options=options)
     return share_out(forward, functools.partial(_backward, options=options))
 
 
 def _forward(tensors, options):
-    """Returns the output `(B, H, T, Dv)` and the log sums `(B, H, T, 1)`."""
+    """Returns the output `(B, H, T, Dv)` and what is kept of the rows, `(B, H, T, 2)`."""
     problem = Tiles(tensors, options)
     small = _scores_are_small(tensors) if on_cpu() else None
     depth = ops.shape(tensors["value"])[3]
@@ -91,18 +94,18 @@ def _forward(tensors, options):
         sums = problem.for_each_tile(slab, one_tile, sums)
         # A row with nothing to attend to: zero over one, not over zero.
         total = ops.where(sums["total"] > 0.0, sums["total"], 1.0)
-        log_sum = sums["largest"] + ops.log(total)
+        kept = ops.concatenate([sums["largest"], ops.log(total)], axis=-1)
         return {
             "output": slab.put_rows(carry["output"], sums["output"] / total),
-            "log_sums": slab.put_rows(carry["log_sums"], log_sum),
+            "kept": slab.put_rows(carry["kept"], kept),
         }
 
     carry = {
         "output": problem.empty(tensors["value"]),
-        "log_sums": problem.empty(tensors["query"][..., :1]),
+        "kept": ops.zeros((*problem.shape, 2), tensors["query"].dtype),
     }
     carry = problem.for_each_slab(one_slab, carry)
-    return problem.cut(carry["output"]), problem.cut(carry["log_sums"])
+    return problem.cut(carry["output"]), problem.cut(carry["kept"])
 
 
 def _backward(tensors, options):
@@ -111,21 +114,23 @@ def _backward(tensors, options):
     upstream = tensors["upstream"]
     delta = fused_sum(upstream * tensors["output"], (3,))[..., None]
     upstream, delta = problem.pad(upstream), problem.pad(delta)
-    log_sums = problem.pad(tensors["kept"])
+    # The rows that fill up the last slab have no weights, whatever bias there is.
+    rows_kept = problem.pad(tensors["kept"], -NEVER)
 
     def one_slab(slab, carry):
         query, d_output = slab.of_rows(problem.query), slab.of_rows(upstream)
-        log_sum, d_total = slab.of_rows(log_sums), slab.of_rows(delta)
+        kept, d_total = slab.of_rows(rows_kept), slab.of_rows(delta)
+        largest, log_total = kept[..., :1], kept[..., 1:]
         turned, turned_upstream = _turn(query), _turn(d_output)
 
         def one_tile(tile, carry):
             scores = _scores(problem, tile, query)
-            weights = ops.exp(scores - log_sum)
+            weights = ops.exp(scores - largest - log_total)
             d_weights = matmul(d_output, tile.of_keys(problem.value))
             dropped = weights
             if options.dropout:
-                kept = problem.keep(tile)
-                dropped, d_weights = weights * kept, d_weights * kept
+                factor = problem.keep(tile)
+                dropped, d_weights = weights * factor, d_weights * factor
             d_scores = weights * (d_weights - d_total)
             d_query = matmul(d_scores, tile.of_key_rows(tensors["key"]))
             d_key = matmul(turned, d_scores)
@@ -172,11 +177,16 @@ def _scores(problem, tile, query):
 
 
 def _scores_are_small(tensors):
-    """Whether no score can be far from zero: no product of vectors exceeds their norms'."""
+    """Whether no score can be far from zero, nor what it is multiplied by.
+
+    No product of vectors exceeds that of their norms.
+    """
     if tensors["bias"] is not None:
         return None
     longest = (_longest(tensors[name]) for name in ("query", "key"))
-    return math.prod(longest) <= SMALL_SCORE**2
+    largest_value = ops.max(ops.abs(tensors["value"]), initial=0.0)
+    small = math.prod(longest) <= SMALL_SCORE**2
+    return ops.logical_and(small, largest_value <= SMALL_VALUE)
 
 
 def _longest(vectors):

@@ -88,7 +88,7 @@ def weigh_compiled(features, gates):
     Here XLA fuses the steps, and the features are the only large tensor that is kept for
     the gradient, however many gates there are. The price is compiling, once for each size
     of the features; all layers of equal rules, which have to be hashable, share what is
-    compiled.
+    compiled. The gradient cannot be differentiated once more.
 
     On JAX and PyTorch compiling is up to the caller, and the steps are differentiated.
     """
@@ -169,7 +169,8 @@ def _one_backward(features, rule, maps, parameters, masks, of_weights, upstream)
 
     products = ops.cast(ops.multiply(upstream, features), wide(features.dtype))
     total = ops.cast(fused_sum(products, axes), of_weights.dtype)
-    of_weights = ops.add(of_weights, total)
+    # `+`, because `ops.add` takes what an empty batch has for a bias.
+    of_weights = of_weights + total
     of_maps, *of_parameters = vjp(weigh_all, (maps, *parameters), of_weights)
     of_features = _multiply(upstream, weigh_all((maps, *parameters)), rule)
     for i, name in enumerate(rule.pooling):
@@ -184,7 +185,7 @@ def _one_backward(features, rule, maps, parameters, masks, of_weights, upstream)
         else:
             shares = _shares(feeds, axes, fused_sum)
             share = ops.where(feeds, ops.multiply(share, shares), 0.0)
-        of_features = ops.add(of_features, ops.cast(share, features.dtype))
+        of_features = of_features + ops.cast(share, features.dtype)
     return of_features, of_parameters
 
 

@@ -118,10 +118,11 @@ class Problem:
         self.mask = self.pad_pairs(tensors["mask"])
         self.bias = self.pad_pairs(tensors["bias"])
 
-    def pad(self, tensor):
+    def pad(self, tensor, value=0.0):
         """Fills up the last slab of `(B, H, T, depth)`."""
         more = self.shape[2] - self.length
-        return ops.pad(tensor, ((0, 0), (0, 0), (0, more), (0, 0)))
+        margin = ((0, 0), (0, 0), (0, more), (0, 0))
+        return ops.pad(tensor, margin, constant_values=value)
 
     def pad_pairs(self, tensor):
         """Fills up the last slab of `(B or 1, H or 1, T or 1, S or 1)`, if any."""

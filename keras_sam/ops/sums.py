@@ -14,7 +14,7 @@ Of a tensor that is there already, the plain reductions are faster.
 from keras import ops
 
 from keras_sam.ops.compiled import on_cpu
-from keras_sam.ops.precision import matmul, maximum
+from keras_sam.ops.precision import matmul
 
 HALVINGS = 3
 
@@ -39,7 +39,7 @@ def fused_sum(x, axes):
 def fused_max(x, axes):
     """Returns `ops.max(x, axis=axes)` of a tensor that is not there yet."""
     if on_cpu():
-        x = _halve(x, axes, maximum)
+        x = _halve(x, axes, ops.maximum)
     return ops.max(x, axis=axes, initial=float("-inf"))
 
 
