@@ -20,7 +20,7 @@ import math
 import keras
 from keras import ops
 
-from keras_sam.ops.precision import wide
+from keras_sam.ops.precision import minimum, wide
 from keras_sam.ops.sums import fused_sum
 
 # e^(2 x) and its reciprocal are finite numbers; infinity times zero never comes up.
@@ -123,17 +123,13 @@ def _denominators(query, key):
     """`d` of each unit."""
     most = LARGEST_DENOMINATOR[keras.backend.standardize_dtype(query.dtype)]
     query, key = ops.exp(2.0 * query), ops.exp(2.0 * key)
-    return [_smaller(a * b, most) + 1.0 for a, b in _pairs(query, key)]
+    return [minimum(a * b, most) + 1.0 for a, b in _pairs(query, key)]
 
 
 def _pairs(query, key):
     """The units of a group one by one, `(..., T, 1)` and `(..., 1, S)`."""
     count = query.shape[0]
     return [(query[j][..., :, None], key[j][..., None, :]) for j in range(count)]
-
-
-def _smaller(x, limit):
-    return ops.where(x < limit, x, limit)
 
 
 def _units_first(tensor, count):

@@ -40,7 +40,7 @@ from keras_sam.ops.sums import fused_sum
 from keras_sam.ops.tiles import Tiles
 
 # Exponentials of such scores are far from the largest and the smallest number, even
-# a million of them added up and multiplied by values of such a size.
+# a million of them added up and multiplied by values up to the second.
 SMALL_SCORE = 30.0
 SMALL_VALUE = 1e15
 # The largest score of a row that has none yet: below any score, and so far above what does

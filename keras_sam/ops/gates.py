@@ -147,10 +147,11 @@ def _forward(features, parameters, masks, rules, fused=False):
 def _backward(features, weights, maps, parameters, masks, upstream, of_weights, rules):
     """The gradients of the features and of the parameters of each gate."""
     inputs = [features]
-    for rule, of_gate in list(zip(rules, weights, strict=True))[:-1]:
+    for rule, of_gate in zip(rules[:-1], weights[:-1], strict=True):
         # Not from the maps once more: the last digit decides which maxima are equal.
         inputs.append(_multiply(inputs[-1], of_gate, rule))
-    gates = list(zip(inputs, rules, maps, parameters, masks, of_weights, strict=True))
+    of_each = inputs, rules, weights, maps, parameters, masks, of_weights
+    gates = list(zip(*of_each, strict=True))
     gradients = []
     for gate in reversed(gates):
         upstream, of_parameters = _one_backward(*gate, upstream)
@@ -158,7 +159,7 @@ def _backward(features, weights, maps, parameters, masks, upstream, of_weights, 
     return upstream, gradients[::-1]
 
 
-def _one_backward(features, rule, maps, parameters, masks, of_weights, upstream):
+def _one_backward(features, rule, weights, maps, parameters, masks, of_weights, upstream):
     """The gradients of the features that one gate is given, and of its parameters."""
     mask, pool_mask = masks
     axes = rule.axes
@@ -172,7 +173,7 @@ def _one_backward(features, rule, maps, parameters, masks, of_weights, upstream)
     # `+`, because `ops.add` takes what an empty batch has for a bias.
     of_weights = of_weights + total
     of_maps, *of_parameters = vjp(weigh_all, (maps, *parameters), of_weights)
-    of_features = _multiply(upstream, weigh_all((maps, *parameters)), rule)
+    of_features = _multiply(upstream, weights, rule)
     for i, name in enumerate(rule.pooling):
         share = ops.expand_dims(of_maps[..., i], axes)
         feeds = pool_mask

@@ -19,6 +19,11 @@ def maximum(x, y):
     return ops.where(x < y, y, x)
 
 
+def minimum(x, y):
+    """`ops.minimum`, in the dtype of `x`, which is that of `y`."""
+    return ops.where(x < y, x, y)
+
+
 def cumsum(x, axis):
     """`ops.cumsum`, in the dtype of `x`."""
     if keras.backend.backend() == "torch":

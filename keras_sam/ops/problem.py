@@ -115,6 +115,9 @@ class Problem:
             some = (batch * heads * pairs <= FEW_PAIRS, heads * pairs <= FEW_PAIRS)
             self.lead = tuple(map(_if, some, (batch, heads), (1, 1)))
         self.query = self.pad(tensors["query"])
+        # Turned, because so they and their gradients are faster to multiply.
+        self.key = ops.swapaxes(tensors["key"], 2, 3)  # (B, H, D, S)
+        self.value = ops.swapaxes(tensors["value"], 2, 3)  # (B, H, Dv, S)
         self.mask = self.pad_pairs(tensors["mask"])
         self.bias = self.pad_pairs(tensors["bias"])
 

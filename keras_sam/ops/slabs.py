@@ -24,9 +24,6 @@ class Slabs(Problem):
         cut = plan(length, keys, options.block_size, options.causal, window)
         rows, slabs, self.groups = cut
         super().__init__(tensors, options, rows, slabs, keys, together)
-        # Turned, because their gradients are faster to gather so.
-        self.key = ops.swapaxes(tensors["key"], 2, 3)  # (B, H, D, S)
-        self.value = ops.swapaxes(tensors["value"], 2, 3)  # (B, H, Dv, S)
 
     def for_each_slab(self, body, carry, reverse=False):
         """Runs `carry, gathered = body(slab, key, value, carry)` for each slab.

@@ -60,9 +60,6 @@ class Tiles(Problem):
         rows, slabs, _ = plan(length, self.keys, options.block_size)
         self.width = smaller(self.keys, KEYS if on_cpu() else KEYS_ON_ACCELERATORS)
         super().__init__(tensors, options, rows, slabs, self.keys)
-        # Turned, because so they and their gradients are faster to multiply.
-        self.key = ops.swapaxes(tensors["key"], 2, 3)  # (B, H, D, S)
-        self.value = ops.swapaxes(tensors["value"], 2, 3)  # (B, H, Dv, S)
 
     def for_each_slab(self, body, carry):
         """Runs `carry = body(slab, carry)` for each slab."""
