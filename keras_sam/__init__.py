@@ -4,6 +4,7 @@ import importlib
 
 from keras_sam import darknet, layers, normalizers, scores
 from keras_sam._version import __version__
+from keras_sam.attention import attend
 from keras_sam.export import export_saved_model
 from keras_sam.layers import (
     CBAM,
@@ -29,6 +30,7 @@ __all__ = [
     "SpatialAttention",
     "SpatialGate",
     "__version__",
+    "attend",
     "callbacks",
     "darknet",
     "export_saved_model",

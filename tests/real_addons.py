@@ -18,7 +18,7 @@ import tf_keras
 
 import keras_sam
 from keras_sam import addons
-from keras_sam.ops.attention import attention_weights
+from keras_sam.normalizers.masking import attention_weights
 
 HERE = pathlib.Path(__file__).parent
 DATA = HERE / "data" / "addons"

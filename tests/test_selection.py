@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from keras import ops
 
-from keras_sam.ops.selection import count_of, gather_kept, keep, top_k_mask
+from keras_sam.layers._top_k import count_of, gather_kept, keep, top_k_mask
 
 
 def top_k_by_sorting(row, k, mask):

@@ -23,7 +23,7 @@ from common import (
 from keras import ops
 
 from keras_sam import CrossAttention, SelfAttention, record_attention
-from keras_sam.ops import penalty
+from keras_sam.attention import penalty
 
 B, H, T, C = 2, 3, 7, 5
 RIGHT = np.arange(T) < np.array([[T], [3]])  # (B, T), with padding on the right

@@ -21,7 +21,7 @@ from keras import ops
 
 import keras_sam
 from keras_sam.layers import PointwiseSpatialAttention, SpatialAttention
-from keras_sam.ops import spatial
+from keras_sam.gates import convolution
 
 # Arguments and the shape of the features, whose sizes are different primes.
 CASES = {
@@ -119,7 +119,7 @@ def test_the_convolution_is_that_of_keras():
             1, size, padding="same", dilation_rate=rate, data_format="channels_last"
         )
         layer.build(maps.shape)
-        found = spatial.convolve(
+        found = convolution.convolve(
             ops.convert_to_tensor(maps), layer.kernel, layer.dilation_rate
         )
         np.testing.assert_allclose(numpy(found), numpy(layer(maps)), atol=2e-6)

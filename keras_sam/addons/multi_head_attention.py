@@ -9,9 +9,9 @@ from keras import ops
 from keras_sam import _initializers
 from keras_sam import _validation as check
 from keras_sam.addons._legacy import policy_name, revive
+from keras_sam.backend.precision import matmul, wide
 from keras_sam.normalizers import Softmax
-from keras_sam.ops.attention import attention_weights
-from keras_sam.ops.precision import matmul, wide
+from keras_sam.normalizers.masking import attention_weights
 from keras_sam.recording import AttentionDetails, is_recording, record
 
 # What TensorFlow Addons adds to the scores of masked keys. It is added, not put in their

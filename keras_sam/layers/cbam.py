@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
-from keras_sam.layers._gates import Gate
-from keras_sam.layers._projections import keras_mask
+from keras_sam.layers._masks import keras_mask
+from keras_sam.layers._pooled_gate import Gate
 from keras_sam.layers.channel_attention import ChannelAttention
 from keras_sam.layers.spatial_attention import SpatialAttention
 

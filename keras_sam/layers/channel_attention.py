@@ -8,10 +8,10 @@ from keras import ops
 
 from keras_sam import _initializers, normalizers
 from keras_sam import _validation as check
-from keras_sam.layers._gates import Gate, pooling_names
-from keras_sam.ops.attention import attention_weights
-from keras_sam.ops.gates import PooledGate, Rule
-from keras_sam.ops.precision import matmul
+from keras_sam.backend.precision import matmul
+from keras_sam.gates.pooled import PooledGate, Rule
+from keras_sam.layers._pooled_gate import Gate, pooling_names
+from keras_sam.normalizers.masking import attention_weights
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -172,7 +172,7 @@ class ChannelAttention(Gate):
 
 @dataclasses.dataclass(frozen=True)
 class ChannelWeights:
-    """Weighs channels by pooled maps of them, `(B, C, n)`: `weigh` of `ops.gates`."""
+    """Weighs channels by pooled maps of them, `(B, C, n)`: `weigh` of `gates.pooled`."""
 
     activation: Callable
     normalizer: Callable

@@ -3,8 +3,9 @@
 import keras
 
 from keras_sam import _validation as check
-from keras_sam.layers._projections import ProjectedAttention, keras_mask
-from keras_sam.ops.attention import both
+from keras_sam.layers._masks import keras_mask
+from keras_sam.layers._multi_head import ProjectedAttention
+from keras_sam.normalizers.masking import both
 from keras_sam.recording import AttentionDetails
 
 

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_sam.layers._gates import ConvolutionalGate
-from keras_sam.ops.spatial import masked
+from keras_sam.gates.convolution import masked
+from keras_sam.layers._pooled_gate import ConvolutionalGate
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")

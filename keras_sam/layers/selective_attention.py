@@ -5,14 +5,14 @@ from keras import ops
 
 from keras_sam import _initializers, normalizers, scores
 from keras_sam import _validation as check
+from keras_sam.attention.column_sums import column_sums
+from keras_sam.attention.positions import smaller
+from keras_sam.backend.precision import wide
+from keras_sam.layers._composite import CompositeLayer, own_score
+from keras_sam.layers._masks import keras_mask
 from keras_sam.layers._parts import Parts
-from keras_sam.layers._projections import keras_mask
-from keras_sam.layers._sublayers import CompositeLayer, own_score
-from keras_sam.ops.attention import attention_weights
-from keras_sam.ops.precision import wide
-from keras_sam.ops.received import received_weight
-from keras_sam.ops.selection import count_of, gather_kept, keep, top_k_mask
-from keras_sam.ops.spans import smaller
+from keras_sam.layers._top_k import count_of, gather_kept, keep, top_k_mask
+from keras_sam.normalizers.masking import attention_weights
 from keras_sam.recording import AttentionDetails, record
 
 RELATIONS = ("context", "self", "query")
@@ -325,11 +325,8 @@ class SelectiveAttention(CompositeLayer):
         queries, keys = self.score.project(queries, keys)
         if self.relation == "query":
             return ops.squeeze(self.score(queries, keys, projected=True), axis=2)
-        options = {"mask": None if mask is None else mask[:, 0]}
-        if not self.score.is_dot_product:
-            compare, operands = self.score.as_function()
-            options |= {"compare": compare, "operands": operands}
-        received = received_weight(queries, keys, **options)
+        mask = None if mask is None else mask[:, 0]
+        received = column_sums(queries, keys, self.score, mask)
         return ops.log(ops.maximum(received, keras.config.epsilon()))
 
     def _check_query(self, shape):

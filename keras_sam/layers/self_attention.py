@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
-from keras_sam.layers._projections import ProjectedAttention, grid_of, keras_mask
+from keras_sam.layers._masks import keras_mask
+from keras_sam.layers._multi_head import ProjectedAttention, grid_of
 from keras_sam.recording import AttentionDetails
 
 

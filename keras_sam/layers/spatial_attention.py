@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from keras_sam import normalizers
-from keras_sam.layers._gates import ConvolutionalGate, pooling_names
-from keras_sam.ops.gates import PooledGate, Rule
-from keras_sam.ops.spatial import PlaceWeights
+from keras_sam.gates.convolution import PositionWeights
+from keras_sam.gates.pooled import PooledGate, Rule
+from keras_sam.layers._pooled_gate import ConvolutionalGate, pooling_names
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -119,7 +119,7 @@ class SpatialAttention(ConvolutionalGate):
 
         convolution, pure = self.convolution, self.batch_norm is None
         rate = convolution.dilation_rate
-        weigh = PlaceWeights(self.normalizer, rate, None if pure else finish)
+        weigh = PositionWeights(self.normalizer, rate, None if pure else finish)
         rule = Rule(weigh, self.pooling, (self._channel_axis % len(inputs.shape),))
         variables = (convolution.kernel, convolution.bias)[: 1 + self.use_bias]
         return PooledGate(rule, self._cast(variables), mask), pure

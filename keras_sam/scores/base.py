@@ -1,12 +1,14 @@
 """What all scores have in common."""
 
+import collections
 import math
+import weakref
 
 import keras
 from keras import ops
 
 from keras_sam import _initializers
-from keras_sam.ops.precision import matmul
+from keras_sam.backend.precision import matmul
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -76,6 +78,8 @@ class Score(keras.layers.Layer):
         scores when it differentiates. The functions of two equal scores are equal, so
         that layers that differ by their weights alone share one compiled kernel.
         """
+        if self.is_dot_product:
+            return DotProduct(), ()
         weights = (*self.trainable_variables, *self.non_trainable_variables)
         return _PureCompare(self), tuple(ops.convert_to_tensor(v.value) for v in weights)
 
@@ -102,22 +106,61 @@ def add_kernel(score, name, heads, rows, columns):
     )
 
 
+class DotProduct:
+    """The dot product as a pure function; all of them are equal."""
+
+    is_dot_product = True
+
+    def __call__(self, weights, query, key):
+        return matmul(query, ops.swapaxes(key, -1, -2))
+
+    def __eq__(self, other):
+        return type(other) is DotProduct
+
+    def __hash__(self):
+        return hash(DotProduct)
+
+    def without_weights(self):
+        """Returns itself: it refers to no layer."""
+        return self
+
+
+# Scores that are alive, by what makes two of them equal.
+_ALIVE = collections.defaultdict(weakref.WeakSet)
+
+
 class _PureCompare:
-    """A score's `compare` with its weights as an argument; see `as_function`."""
+    """A score's `compare` with its weights as an argument; see `Score.as_function`."""
+
+    is_dot_product = False
 
     def __init__(self, score):
-        self._score = score
         config = keras.saving.serialize_keras_object(score)
         config["config"] = {**config["config"], "name": None}
         config["build_config"] = None
         shapes = [(v.shape, v.trainable) for v in score.variables]
         self._identity = (type(score), repr((config, shapes)))
+        self._score = score
+        _ALIVE[self._identity].add(score)
 
     def __call__(self, weights, query, key):
-        split = len(self._score.trainable_variables)
-        return self._score.stateless_call(
+        score = self._score
+        if score is None:
+            score = next(iter(_ALIVE[self._identity]))
+        split = len(score.trainable_variables)
+        return score.stateless_call(
             weights[:split], weights[split:], query, key, projected=True
         )[0]
+
+    def without_weights(self):
+        """Returns an equal function that does not keep the score, and so its layer, alive.
+
+        A compiled kernel lives as long as the process. When it is traced, some equal
+        score is being called, and so is alive.
+        """
+        other = object.__new__(_PureCompare)
+        other._identity, other._score = self._identity, None
+        return other
 
     def __eq__(self, other):
         return type(other) is _PureCompare and other._identity == self._identity

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
-from keras_sam.ops.precision import matmul
+from keras_sam.backend.precision import matmul
 from keras_sam.scores.base import Score, add_kernel, heads_of
 
 register = keras.saving.register_keras_serializable(package="keras_sam")

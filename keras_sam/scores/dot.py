@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
-from keras_sam.ops.precision import wide
+from keras_sam.backend.precision import wide
 from keras_sam.scores.base import Score, heads_of
 
 register = keras.saving.register_keras_serializable(package="keras_sam")

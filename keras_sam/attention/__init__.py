@@ -1,0 +1,199 @@
+"""One call of attention, from what is asked to the kernel that answers."""
+
+import keras
+from keras import ops
+
+from keras_sam import _validation as check
+from keras_sam import normalizers, scores
+from keras_sam.attention import gradient, reference
+from keras_sam.attention.policy import DEFAULT, Device
+from keras_sam.attention.positions import Positions
+from keras_sam.attention.request import Constants, Inputs, Request, Sizes
+from keras_sam.backend.precision import wide
+
+__all__ = ["attend"]
+
+
+def attend(
+    query,
+    key,
+    value,
+    *,
+    score="scaled_dot",
+    normalizer="softmax",
+    mask=None,
+    key_mask=None,
+    query_mask=None,
+    bias=None,
+    causal=False,
+    sliding_window=None,
+    selective=False,
+    dropout=0.0,
+    seed=None,
+    block_size="auto",
+    return_attention_scores=False,
+    policy=DEFAULT,
+):
+    """Attends with queries, keys and values that are projected already.
+
+    ::
+
+        weights = mask * normalizer(where(mask, score(query, key) + bias, very negative))
+        output  = dropout(weights) @ value
+
+    This is what `SelfAttention` and `CrossAttention` do between their projections, with
+    the same kernels. Whole matrices of weights are kept only where they are small.
+
+    Args:
+        query: Float tensor `(B, H, T, D)`.
+        key: Float tensor `(B, H, S, D)`. The heads may be a divisor of those of `query`:
+            each is then shared by a group of query heads.
+        value: Float tensor `(B, as key, S, Dv)`.
+        score: A name or a `keras_sam.scores.Score`. One with weights has to be an
+            instance, so that you hold its weights; it is built on the first call.
+        normalizer: A name or an instance; see `keras_sam.normalizers`.
+        mask: Boolean tensor `(B or 1, H or 1, T or 1, S or 1)`; True is "may attend".
+        key_mask: Boolean tensor `(B, S)`; False is padding, which receives no weight.
+        query_mask: Boolean tensor `(B, T)`; False is padding, whose output is zero.
+        bias: Float tensor `(B or 1, H or 1, T or 1, S or 1)`, added to the scores.
+        causal: Whether a row attends only to keys at or before its own position.
+        sliding_window: None, or attend only to keys less than this many positions away.
+        selective: Whether the first head takes weight off positions for later ones; see
+            `keras_sam.SelfAttention`. Only with `causal=True`.
+        dropout: The share of weights to drop, in [0, 1).
+        seed: An integer, a `keras.random.SeedGenerator`, or None for Keras's global one.
+            The mask of dropout does not depend on `block_size`.
+        block_size: The number of query rows that are computed at a time. `"auto"` chooses
+            by the sizes and the device; None is all at once.
+        return_attention_scores: Whether to return the weights as well, which are computed
+            whole then.
+        policy: The `keras_sam.attention.policy.Policy` that chooses the kernel.
+
+    Returns:
+        The output `(B, H, T, Dv)`, in the dtype of `query`; with
+        `return_attention_scores=True` also the weights before dropout, `(B, H, T, S)`.
+        A row with nothing to attend to is zero, in every dtype.
+
+    Raises:
+        ValueError: For an argument out of range, and shapes that do not fit.
+
+    Derivatives of every order are exact. Those of second and higher order keep whole
+    matrices of weights.
+
+    Example:
+
+    >>> import keras, keras_sam
+    >>> query = keras.random.normal((2, 4, 7, 16))
+    >>> key = value = keras.random.normal((2, 2, 9, 16))
+    >>> keras_sam.attend(query, key, value, causal=True).shape
+    TensorShape([2, 4, 7, 16])
+
+    Reference:
+        Vaswani et al., 2017, "Attention Is All You Need"
+        (https://arxiv.org/abs/1706.03762), eq. 1.
+    """
+    query, key, value = map(ops.convert_to_tensor, (query, key, value))
+    given = query.dtype
+    _check_shapes(query, key, value)
+    key, value = (_repeat_heads(x, query.shape[1]) for x in (key, value))
+    score = _own_score(score, query, key)
+    query, key = score.project(query, key)
+    compare, operands = score.as_function()
+    positions = Positions(bool(causal), sliding_window)
+    normalizer = normalizers.get(normalizer)
+    request = Request(compare, normalizer, positions, bool(selective), dropout)
+    if selective and not causal:
+        expected = "False where `causal` is"
+        raise check.invalid("selective", expected, selective)
+    constants = Constants(
+        mask=_boolean(mask),
+        key_mask=_boolean(key_mask),
+        query_mask=_boolean(query_mask),
+        seed=_draw(seed) if dropout else None,
+    )
+    inputs = Inputs(query, key, value, bias, operands)
+    if block_size is None or return_attention_scores:
+        output, weights = reference.attend(inputs, constants, request)
+        output = ops.cast(output, given)
+        return (output, weights) if return_attention_scores else output
+    inputs, request = _fold_temperature(_widen(inputs), request)
+    plan = policy.choose(request, Sizes.of(inputs), Device.current(), block_size)
+    output = gradient.run(inputs, constants, request, plan)
+    shape = (*ops.shape(query)[:3], ops.shape(value)[3])
+    output = ops.cast(ops.reshape(output, shape), given)
+    if query_mask is None:
+        return output
+    return ops.where(constants.query_mask[:, None, :, None], output, ops.zeros_like(output))
+
+
+def _check_shapes(query, key, value):
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if len(tensor.shape) != 4 or tensor.shape[1] is None or tensor.shape[3] is None:
+            expected = "(batch, heads, length, channels) with known heads and channels"
+            raise _shape_error(name, expected, tensor)
+    batch, heads, _, _ = query.shape
+    if not key.shape[1] or heads % key.shape[1]:
+        expected = f"(batch, heads, length, channels) with a divisor of {heads} heads"
+        raise _shape_error("key", expected, key)
+    if not check.fits(key.shape[:1], (batch,)):
+        raise _shape_error("key", f"({batch}, heads, length, channels)", key)
+    if not check.fits(value.shape[:3], key.shape[:3]):
+        raise _shape_error("value", f"{(*key.shape[:3], 'channels')}", value)
+
+
+def _shape_error(name, expected, tensor):
+    return ValueError(
+        f"`{name}` must have the shape {expected}. "
+        f"Received: {name}.shape={tuple(tensor.shape)}"
+    )
+
+
+def _own_score(score, query, key):
+    """Returns a built score, from the argument."""
+    is_name = isinstance(score, str)
+    score = scores.get(score, dtype=query.dtype) if is_name else scores.get(score)
+    if not score.built:
+        score.build(query.shape, key.shape)
+    if is_name and score.weights:
+        name = type(score).__name__
+        expected = f"an instance, such as keras_sam.scores.{name}(), which holds weights"
+        raise check.invalid("score", expected, name)
+    return score
+
+
+def _repeat_heads(tensor, heads):
+    """Repeats heads that a group of query heads shares."""
+    groups = heads // tensor.shape[1]
+    return tensor if groups == 1 else ops.repeat(tensor, groups, axis=1)
+
+
+def _boolean(mask):
+    return None if mask is None else ops.cast(mask, "bool")
+
+
+def _draw(seed):
+    """Returns a seed of two integers."""
+    if isinstance(seed, keras.random.SeedGenerator):
+        return seed.next()
+    if seed is None:
+        return keras.random.randint((2,), 0, 2**31 - 1)
+    return ops.convert_to_tensor([check.integer("seed", seed), 0], "int32")
+
+
+def _widen(inputs):
+    """Casts to float32, or float64, in which kernels compute."""
+    dtype = wide(inputs.query.dtype)
+    tensors = (None if x is None else ops.cast(x, dtype) for x in inputs[:4])
+    return Inputs(*tensors, tuple(ops.cast(x, dtype) for x in inputs.operands))
+
+
+def _fold_temperature(inputs, request):
+    """Divides the query by the temperature of a softmax, which is 1 afterwards."""
+    normalizer = request.normalizer
+    is_softmax = type(normalizer) is normalizers.Softmax and not request.selective
+    if not is_softmax or not request.score.is_dot_product or normalizer.temperature == 1:
+        return inputs, request
+    temperature = normalizer.temperature
+    bias = None if inputs.bias is None else inputs.bias / temperature
+    inputs = inputs._replace(query=inputs.query / temperature, bias=bias)
+    return inputs, request.with_normalizer(normalizers.Softmax())

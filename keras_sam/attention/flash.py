@@ -1,0 +1,303 @@
+"""Attention with dot products and softmax, whose gradient is written by hand.
+
+For a block of rows, with `s` the scores, `m` the largest and `L` the logarithm of the sum
+of the exponentials, which are the residuals of a row (apart, because beside an `m` of a
+million a sum would lose `L`)::
+
+    w = exp(s - m - L)                     dv = w^T @ do
+    o = w @ v                              ds = w * (do @ v^T - sum(do * o))
+    L = log(sum(exp(s - m)))               dq = ds @ k          dk = ds^T @ q
+
+Both add up over tiles of a few rows by a few keys, which stay in the second-level cache of
+a processor between the steps. Going forward, what exponentials are taken relative to is the
+largest score of a row so far; whenever it grows, what was added up before shrinks::
+
+    m' = max(m, max(s))          o' = o exp(m - m') + exp(s - m') @ v
+
+Where no score can be large, because no query and no key is long, m is zero instead, and
+the search for the largest score is left out.
+
+The layouts are chosen for CPUs. `w^T @ do` runs at half the speed of the other products
+(the library takes the long side of `w` for the one to be summed over), so the gradients of
+keys and values are gathered transposed, `do^T @ w`, and turned once at the end.
+
+References: Rabe and Staats, 2021 (https://arxiv.org/abs/2112.05682), section 2; Dao et
+al., 2022, "FlashAttention" (https://arxiv.org/abs/2205.14135), algorithms 1 and 4, with
+the loops exchanged: rows outside and keys inside, as in Dao, 2023, "FlashAttention-2"
+(https://arxiv.org/abs/2307.08691), algorithm 1.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+from keras import ops
+
+from keras_sam.attention.positions import Positions, ceil, smaller
+from keras_sam.attention.request import Inputs, Sizes
+from keras_sam.attention.row_blocks import Block, CutCall
+from keras_sam.attention.shares import share_out
+from keras_sam.backend.loops import loop
+from keras_sam.backend.precision import matmul, maximum
+from keras_sam.backend.reductions import fused_sum
+from keras_sam.backend.xla import on_cpu
+from keras_sam.normalizers.masking import both
+
+# Exponentials of such scores are far from the largest and the smallest number, even
+# a million of them added up and multiplied by values up to the second.
+SMALL_SCORE = 30.0
+SMALL_VALUE = 1e15
+# The largest score of a row that has none yet: below any score, and so far above masked
+# scores that the exponential of the difference is zero.
+LOWEST = -1e15
+NEVER = -1e30
+
+
+@functools.lru_cache(maxsize=64)
+def passes(request, plan):
+    """Returns the forward and the backward pass, compiled once for all layers."""
+    options = {"request": request, "blocks": plan.blocks}
+    of_share = functools.partial(forward, **options), functools.partial(backward, **options)
+    return share_out(*of_share, plan, keeps_rows=True)
+
+
+def forward(inputs, constants, *, request, blocks):
+    """Returns the output `(B, H, T, Dv)` and the residuals of the rows, `(B, H, T, 2)`.
+
+    The residuals are the largest score of a row and the logarithm of its sum.
+    """
+    tiles = Tiles(inputs, constants, request, blocks)
+    small = _scores_are_small(inputs) if on_cpu() else None
+    depth = ops.shape(inputs.value)[3]
+
+    def one_block(block, carry):
+        query = block.of_rows(tiles.query)
+
+        def one_tile(tile, sums):
+            scores = _scores(tiles, tile, query)
+            largest = _largest(sums["largest"], scores, small)
+            weights = ops.exp(scores - largest)
+            total = ops.sum(weights, axis=-1, keepdims=True)
+            if request.dropout:
+                weights = weights * tiles.dropout_mask(tile)
+            output = matmul(weights, tile.of_keys(tiles.value_rows))
+            shrink = ops.exp(sums["largest"] - largest)
+            return {
+                "output": sums["output"] * shrink + output,
+                "total": sums["total"] * shrink + total,
+                "largest": largest,
+            }
+
+        nothing = ops.zeros_like(query[..., :1])
+        lowest = nothing + LOWEST
+        sums = {
+            "output": ops.zeros((*block.size[:3], depth), query.dtype),
+            "total": nothing,
+            "largest": lowest if small is None else ops.where(small, nothing, lowest),
+        }
+        sums = tiles.for_each_tile(block, one_tile, sums)
+        # A row with nothing to attend to: zero over one, not over zero.
+        total = ops.where(sums["total"] > 0.0, sums["total"], 1.0)
+        kept = ops.concatenate([sums["largest"], ops.log(total)], axis=-1)
+        return {
+            "output": block.put_rows(carry["output"], sums["output"] / total),
+            "kept": block.put_rows(carry["kept"], kept),
+        }
+
+    carry = {"output": tiles.empty(depth), "kept": tiles.empty(2)}
+    carry = tiles.for_each_block(one_block, carry)
+    return tiles.cut(carry["output"]), tiles.cut(carry["kept"])
+
+
+def backward(inputs, constants, output, kept, upstream, *, request, blocks):
+    """Returns the gradients as `Inputs`."""
+    tiles = Tiles(inputs, constants, request, blocks)
+    delta = fused_sum(upstream * output, (3,))[..., None]
+    upstream, delta = tiles.pad(upstream), tiles.pad(delta)
+    # The rows that fill up the last block have no weights, whatever bias there is.
+    rows_kept = tiles.pad(kept, -NEVER)
+
+    def one_block(block, carry):
+        query, d_output = block.of_rows(tiles.query), block.of_rows(upstream)
+        kept, d_total = block.of_rows(rows_kept), block.of_rows(delta)
+        largest, log_total = kept[..., :1], kept[..., 1:]
+        turned, turned_upstream = _turn(query), _turn(d_output)
+
+        def one_tile(tile, carry):
+            scores = _scores(tiles, tile, query)
+            weights = ops.exp(scores - largest - log_total)
+            d_weights = matmul(d_output, tile.of_turned_keys(tiles.value))
+            dropped = weights
+            if request.dropout:
+                factor = tiles.dropout_mask(tile)
+                dropped, d_weights = weights * factor, d_weights * factor
+            d_scores = weights * (d_weights - d_total)
+            d_query = matmul(d_scores, tile.of_keys(tiles.key_rows))
+            d_key = matmul(turned, d_scores)
+            d_value = matmul(turned_upstream, dropped)
+            carry = {
+                **carry,
+                "rows": carry["rows"] + d_query,
+                "key": tile.add_turned_keys(carry["key"], d_key),
+                "value": tile.add_turned_keys(carry["value"], d_value),
+            }
+            if "bias" in carry:
+                carry["bias"] = tile.add_pairs(carry["bias"], d_scores)
+            return carry
+
+        carry = {**carry, "rows": ops.zeros_like(query)}
+        carry = tiles.for_each_tile(block, one_tile, carry)
+        d_query = carry.pop("rows")
+        return {**carry, "query": block.put_rows(carry["query"], d_query)}
+
+    carry = {
+        "query": ops.zeros_like(tiles.query),
+        "key": ops.zeros_like(tiles.key),
+        "value": ops.zeros_like(tiles.value),
+    }
+    if tiles.bias is not None:
+        carry["bias"] = ops.zeros_like(tiles.bias)
+    carry = tiles.for_each_block(one_block, carry)
+    bias = inputs.bias
+    if bias is not None:
+        batch, _, rows, _ = ops.shape(bias)
+        bias = carry["bias"][:batch, :, :rows]
+    return Inputs(
+        query=tiles.cut(carry["query"]),
+        key=_turn(carry["key"])[: tiles.batch],
+        value=_turn(carry["value"])[: tiles.batch],
+        bias=bias,
+    )
+
+
+def _scores(tiles, tile, query):
+    """The scores of a tile; those that do not count are `NEVER`."""
+    scores = matmul(query, tile.of_turned_keys(tiles.key))  # (..., rows, width)
+    scores = tiles.add_bias(tile, scores)
+    allowed = tiles.allowed(tile)
+    return scores if allowed is None else ops.where(allowed, scores, NEVER)
+
+
+def _scores_are_small(inputs):
+    """Whether no score can be far from zero, nor what it is multiplied by.
+
+    No product of vectors exceeds that of their norms.
+    """
+    if inputs.bias is not None:
+        return None
+    longest = _longest(inputs.query), _longest(inputs.key)
+    largest_value = ops.max(ops.abs(inputs.value), initial=0.0)
+    small = math.prod(longest) <= SMALL_SCORE**2
+    return ops.logical_and(small, largest_value <= SMALL_VALUE)
+
+
+def _longest(vectors):
+    """The largest squared norm."""
+    return ops.max(ops.sum(ops.square(vectors), axis=-1), initial=0.0)
+
+
+def _largest(before, scores, small):
+    """The largest score of each row so far, or what was there before if all are small."""
+
+    def found():
+        return maximum(before, ops.max(scores, axis=-1, keepdims=True))
+
+    return found() if small is None else ops.cond(small, lambda: before, found)
+
+
+def _turn(tensor):
+    return ops.swapaxes(tensor, -1, -2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile(Block):
+    """The position of a tile.
+
+    The tile before it has read the keys before `unread`. Of a tile that is `whole`, no
+    pair is masked by its position.
+    """
+
+    unread: Any = 0
+    whole: bool = False
+
+
+class Tiles(CutCall):
+    """A call of attention, cut into blocks of rows, and those into tiles of keys.
+
+    A row of tiles ends where its rows see no further key, and begins where they see the
+    first::
+
+        all keys            causal              causal, sliding window
+        1 1 2 2 3 3 4 4     1 1 . . . . . .     1 1 . . . . . .
+        1 1 2 2 3 3 4 4     1 1 . . . . . .     1 1 . . . . . .
+        1 1 2 2 3 3 4 4     1 1 2 2 . . . .     1 1 2 2 . . . .
+        1 1 2 2 3 3 4 4     1 1 2 2 . . . .     1 1 2 2 . . . .
+        1 1 2 2 3 3 4 4     1 1 2 2 3 3 . .     . . 1 1 2 2 . .
+        1 1 2 2 3 3 4 4     1 1 2 2 3 3 . .     . . 1 1 2 2 . .
+
+    Args:
+        inputs: `Inputs`.
+        constants: `Constants`.
+        request: `Request`.
+        blocks: `Blocks`, with the number of keys of a tile.
+    """
+
+    def __init__(self, inputs, constants, request, blocks):
+        sizes = Sizes.of(inputs)
+        rows, examples, heads = blocks.sizes(sizes)
+        self.rows, self.blocks, _ = Positions().plan(sizes.rows, sizes.keys, rows)
+        super().__init__(inputs, constants, request, self.rows * self.blocks, examples)
+        self.width = smaller(self.key_length, blocks.keys)
+        self.lead = examples, heads
+
+    def empty(self, depth):
+        """Returns zeros for all rows, of a depth."""
+        shape = (self.all_examples, self.heads, self.all_rows, depth)
+        return ops.zeros(shape, self.query.dtype)
+
+    def for_each_block(self, body, carry):
+        """Runs `carry = body(block, carry)` for each block of rows, with all keys."""
+        examples, heads = self.lead
+        columns = self.heads // heads
+        size = (*self.lead, self.rows, self.key_length)
+
+        def one_lead(index, carry):
+            lead = index // columns * examples, index % columns * heads
+
+            def one_block(number, carry):
+                return body(Block((*lead, number * self.rows, 0), size), carry)
+
+            return loop(0, self.blocks, one_block, carry)
+
+        return loop(0, self.all_examples // examples * columns, one_lead, carry)
+
+    def for_each_tile(self, block, body, carry):
+        """Runs `carry = body(tile, carry)` for each tile that rows of a block may see.
+
+        First for the tiles that are whole, which need no mask, then for those at an edge.
+        """
+        first_row, length, width = block.start[2], self.key_length, self.width
+        span = first_row, first_row + self.rows - 1, length
+        first, whole, end = self.request.positions.span(*span)
+
+        def one_tile(index, carry, whole):
+            unread = index * width
+            start = unread if whole else smaller(unread, length - width)
+            size = (*block.size[:3], width)
+            return body(Tile((*block.start[:3], start), size, unread, whole), carry)
+
+        first, whole = first // width, whole // width
+        of_whole = functools.partial(one_tile, whole=True)
+        carry = loop(first, whole, of_whole, carry)
+        at_edge = functools.partial(one_tile, whole=False)
+        return loop(whole, ceil(end, width), at_edge, carry)
+
+    def allowed(self, tile):
+        """Returns which pairs of a tile count, or None for all of them."""
+        allowed = super().allowed(tile, by_position=not tile.whole)
+        rest = self.key_length % self.width
+        if tile.whole or (isinstance(rest, int) and rest == 0):
+            return allowed
+        # The last tile begins early, so that it is as wide as the others.
+        return both(allowed, tile.positions(3) >= tile.unread)

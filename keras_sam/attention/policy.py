@@ -1,0 +1,254 @@
+"""Which kernel answers a request, and in blocks of which sizes.
+
+This is the one place of such decisions, and every measured constant stands here with its
+number. A new kernel is a file and a row in `KERNELS`; tests choose with the arguments of
+`Policy`. Unless said otherwise, times are of two cores of a server with AVX-512.
+"""
+
+import dataclasses
+
+import keras
+
+from keras_sam.attention import chunked, dense, flash, reference, selective
+from keras_sam.attention.row_blocks import Blocks
+from keras_sam.backend.cores import processors
+from keras_sam.backend.xla import on_cpu, runs_eagerly
+
+# The modules with `passes(request, plan)`.
+KERNELS = {
+    "reference": reference,
+    "dense": dense,
+    "chunked": chunked,
+    "flash": flash,
+    "selective": selective,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Where a call runs.
+
+    Args:
+        backend: `"tensorflow"`, `"jax"` or `"torch"`.
+        cpu: Whether tensors are on a CPU, and not on an accelerator.
+        eager: Whether each operation runs at once.
+        cores: The number of compiled functions that can run at the same time.
+    """
+
+    backend: str
+    cpu: bool
+    eager: bool
+    cores: int
+
+    @classmethod
+    def current(cls):
+        """Returns the device of the call that is being made."""
+        backend = keras.backend.backend()
+        return cls(backend, on_cpu(), runs_eagerly(), processors())
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a call is computed.
+
+    Args:
+        kernel: A name in `KERNELS`.
+        blocks: `Blocks`, where the kernel has any.
+        blocks_backward: `Blocks` for the backward pass, if they differ.
+        compiled: Whether XLA compiles the kernel by itself, on TensorFlow.
+        cores: Whether the heads are shared out over the cores.
+        one_by_one: Whether one example follows the other.
+        few_kernel: The kernel for calls of at most `few_pairs` pairs of a row and a key,
+            if that is decided when the call runs, because sizes are unknown before.
+        few_pairs: See there.
+        any_sizes: Whether one graph is traced for all sizes, in eager calls.
+    """
+
+    kernel: str
+    blocks: Blocks | None = None
+    blocks_backward: Blocks | None = None
+    compiled: bool = False
+    cores: bool = False
+    one_by_one: bool = False
+    few_kernel: str | None = None
+    few_pairs: int = 0
+    any_sizes: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """The constants of all decisions, and the decisions.
+
+    Args:
+        kept_pairs: Softmax of dot products keeps its weights up to so many pairs, 128 MiB
+            of float32. That is faster than what Keras does, and takes less memory: 0.82 to
+            0.98 of its time in training, where computing them again takes 1.02 to 1.12.
+        kept_for_a_channel: It also keeps at most so many weights of a row for each channel
+            of a head: the row keeps as much anyway, its query, key, value and output.
+        autodiff_pairs: Other requests are differentiated by the backend up to so many
+            pairs, 16 MiB of float32; several tensors as large are kept.
+        compiled_pairs: From so many pairs of a head on, softmax of dot products is
+            compiled by XLA, where lengths are known. In training it takes 0.90 of Keras's
+            time at T = 4096, 1.0 at 1500, and 1.5 to 2 times its time at 300 to 400.
+        compiled_others: The same for other scores and normalizers.
+        graph_pairs: The pairs of a block that is not compiled, 4 MiB of float32. With a
+            quarter of it, training takes 1.2 to 1.6 times as long.
+        flash_rows: The rows of a tile of dot products, measured from 64 to 1024.
+        flash_rows_at_an_edge: The same with causality or a window, where a row of tiles
+            reads what any of its rows sees.
+        flash_keys: The keys of a tile, measured from 128 to 4096: half a MiB of float32.
+        chunked_rows: The rows of a compiled block of dot products; see `flash_rows`.
+        pairs: The pairs of a compiled block of other scores, 2 MiB of float32.
+        pairs_backward: The same for the backward pass, which keeps several tensors as
+            large. Both measured for additive scores.
+        accelerator_pairs: The pairs of a block on an accelerator, which wants few and
+            large products: 256 MiB of float32.
+        accelerator_keys: The keys of a tile on an accelerator.
+        selective_pairs: The pairs of a block of selective attention.
+        kernel: The name of the kernel, whatever would be chosen; for tests.
+        compiled: Whether kernels are compiled, whatever would be chosen; for tests.
+    """
+
+    kept_pairs: int = 2**25
+    kept_for_a_channel: int = 4
+    autodiff_pairs: int = 2**22
+    compiled_pairs: int = 2**20
+    compiled_others: int = 2**16
+    graph_pairs: int = 2**20
+    flash_rows: int = 512
+    flash_rows_at_an_edge: int = 256
+    flash_keys: int = 256
+    chunked_rows: int = 512
+    pairs: int = 2**19
+    pairs_backward: int = 2**17
+    accelerator_pairs: int = 2**26
+    accelerator_keys: int = 4096
+    selective_pairs: int = 2**19
+    kernel: str | None = None
+    compiled: bool | None = None
+
+    def choose(self, request, sizes, device, block_size="auto"):
+        """Returns the `Plan` of a call.
+
+        Args:
+            request: `Request`.
+            sizes: `Sizes`; those that are no integers are unknown yet.
+            device: `Device`.
+            block_size: `"auto"`, the number of rows of a block, or None for all rows at
+                once.
+        """
+        if block_size is None or _is_empty(sizes):
+            return Plan("reference")
+        softmax = request.is_softmax_of_dot_products
+        few_kernel = "dense" if softmax else "reference"
+        few_pairs = self._few_pairs(request, sizes, device)
+        if block_size != "auto":
+            few_pairs = 0
+        elif self.kernel is None and self._are_few(sizes, few_pairs, softmax):
+            return Plan(few_kernel)
+        plan = self._large(request, sizes, device, block_size)
+        unknown = not all(isinstance(size, int) for size in sizes)
+        if unknown and few_pairs and not plan.compiled and self.kernel is None:
+            plan = dataclasses.replace(plan, few_kernel=few_kernel, few_pairs=few_pairs)
+        return plan
+
+    def choose_sums(self, request, sizes, device):
+        """Returns the `Plan` of the column sums of weights; see `column_sums`."""
+        few = self._are_few(sizes, self.autodiff_pairs, softmax=False)
+        if self.kernel == "reference" or _is_empty(sizes) or (few and not self.kernel):
+            return Plan("reference")
+        compiled = self._is_compiled(request, sizes, device, "auto")
+        together = not request.score.is_dot_product
+        pairs = self.graph_pairs if device.cpu else self.accelerator_pairs
+        return Plan("column_sums", Blocks(pairs, None, together), compiled=compiled)
+
+    def _few_pairs(self, request, sizes, device):
+        if not request.is_softmax_of_dot_products or not device.cpu:
+            return self.autodiff_pairs
+        return self.kept_pairs if device.backend == "tensorflow" else self.autodiff_pairs
+
+    def _are_few(self, sizes, few_pairs, softmax):
+        """Returns whether the pairs are known to be few."""
+        batch, heads, rows, keys, depth = sizes
+        lengths_are_known = isinstance(rows, int) and isinstance(keys, int)
+        if softmax and lengths_are_known and keys <= self.kept_for_a_channel * depth:
+            return True
+        known = lengths_are_known and isinstance(batch, int)
+        return known and batch * heads * rows * keys <= few_pairs
+
+    def _large(self, request, sizes, device, block_size):
+        """Returns the plan of a call of many pairs."""
+        compiled = self._is_compiled(request, sizes, device, block_size)
+        kernel = self.kernel or self._kernel(request, device, compiled)
+        blocks = self._blocks(kernel, request, device, compiled, block_size)
+        back = None
+        if kernel == "chunked" and compiled and blocks.together and device.cpu:
+            back = dataclasses.replace(blocks, pairs=self.pairs_backward)
+        shared_out = compiled and device.backend == "tensorflow" and device.cpu
+        cores = shared_out and request.score.is_dot_product and device.cores > 1
+        return Plan(
+            kernel,
+            blocks,
+            back,
+            compiled=compiled,
+            cores=cores and kernel != "selective",
+            one_by_one=shared_out,
+            any_sizes=device.backend == "tensorflow" and device.eager and not compiled,
+        )
+
+    def _kernel(self, request, device, compiled):
+        if request.selective:
+            return "selective"
+        if not request.is_softmax_of_dot_products:
+            return "chunked"
+        return "flash" if compiled or device.backend == "jax" else "chunked"
+
+    def _is_compiled(self, request, sizes, device, block_size):
+        """Returns whether XLA compiles the kernel: if lengths are known, and it pays.
+
+        Never in eager calls, which come in many lengths: each costs seconds.
+        """
+        if device.backend != "tensorflow":
+            return False
+        if self.compiled is not None:
+            return self.compiled
+        lengths_are_known = isinstance(sizes.rows, int) and isinstance(sizes.keys, int)
+        if device.eager or not lengths_are_known:
+            return False
+        if block_size != "auto":
+            return True
+        softmax = request.is_softmax_of_dot_products
+        least = self.compiled_pairs if softmax else self.compiled_others
+        return sizes.rows * sizes.keys >= least
+
+    def _blocks(self, kernel, request, device, compiled, block_size):
+        rows = None if block_size == "auto" else block_size
+        together = not request.score.is_dot_product or kernel == "selective"
+        if kernel == "flash":
+            edge = not request.positions.allow_all
+            best = self.flash_rows_at_an_edge if edge else self.flash_rows
+            if device.cpu:
+                rows = rows or best
+                return Blocks(rows * self.flash_keys, rows, keys=self.flash_keys)
+            return Blocks(self.accelerator_pairs, rows, keys=self.accelerator_keys)
+        if kernel == "selective":
+            return Blocks(self.selective_pairs, rows, together)
+        if not device.cpu:
+            return Blocks(self.accelerator_pairs, rows, together)
+        if device.backend == "tensorflow" and not compiled:
+            return Blocks(self.graph_pairs, rows, together)
+        if not together:
+            rows = rows or self.chunked_rows
+        return Blocks(self.pairs, rows, together)
+
+
+DEFAULT = Policy()
+
+
+def _is_empty(sizes):
+    return any(isinstance(size, int) and size == 0 for size in sizes)
+
+
+def passes(request, plan):
+    """Returns the forward and the backward pass of a plan."""
+    return KERNELS[plan.kernel].passes(request.without_weights(), plan)

@@ -1,0 +1,100 @@
+"""One call of attention: what is asked, apart from and beside its tensors."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_sam import normalizers
+from keras_sam.attention.positions import Positions
+
+ALL_PAIRS = Positions()
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a call of attention computes; equal requests share compiled kernels.
+
+    Args:
+        score: A function `(operands, query, key) -> (B, H, rows, S)` with a property
+            `is_dot_product`, from `Score.as_function`.
+        normalizer: A function of float scores that works on the last axis.
+        positions: `Positions`.
+        selective: Whether the first head takes off scores; see `selective`.
+        dropout: The share of weights to drop, in [0, 1).
+    """
+
+    score: Callable
+    normalizer: Callable
+    positions: Positions = ALL_PAIRS
+    selective: bool = False
+    dropout: float = 0.0
+
+    @property
+    def is_softmax_of_dot_products(self):
+        """Whether the gradient is known by hand, as `dense` and `flash` need."""
+        plain = self.normalizer == normalizers.Softmax()
+        return self.score.is_dot_product and plain and not self.selective
+
+    def with_normalizer(self, normalizer):
+        """Returns the same request with another normalizer."""
+        return dataclasses.replace(self, normalizer=normalizer)
+
+    def without_weights(self):
+        """Returns an equal request that keeps no layer alive; see `Score.as_function`."""
+        return dataclasses.replace(self, score=self.score.without_weights())
+
+
+class Inputs(NamedTuple):
+    """The tensors of a call that have a gradient.
+
+    Args:
+        query: `(B, H, T, D)`.
+        key: `(B, H, S, D)`.
+        value: `(B, H, S, Dv)`.
+        bias: `(B or 1, H or 1, T or 1, S or 1)`, or None.
+        operands: A tuple of tensors, the weights of the score.
+    """
+
+    query: Any
+    key: Any
+    value: Any
+    bias: Any = None
+    operands: tuple = ()
+
+
+class Constants(NamedTuple):
+    """The tensors of a call that have no gradient.
+
+    Args:
+        mask: Boolean `(B or 1, H or 1, T or 1, S or 1)`, or None; True is "may attend".
+        key_mask: Boolean `(B, S)`, or None; False is padding.
+        query_mask: Boolean `(B, T)`, or None; False is padding.
+        seed: Integers `(2,)` for dropout, or None.
+        example_offset: The index of the first of these examples, for dropout.
+        head_offset: The index of the first of these heads, for dropout.
+    """
+
+    mask: Any = None
+    key_mask: Any = None
+    query_mask: Any = None
+    seed: Any = None
+    example_offset: Any = 0
+    head_offset: Any = 0
+
+
+class Sizes(NamedTuple):
+    """The sizes of a call: integers, or integer tensors where they are unknown yet."""
+
+    batch: Any
+    heads: Any
+    rows: Any
+    keys: Any
+    depth: Any
+
+    @classmethod
+    def of(cls, inputs):
+        """Returns the sizes of `Inputs`."""
+        batch, heads, rows, depth = ops.shape(inputs.query)
+        return cls(batch, heads, rows, ops.shape(inputs.key)[2], depth)

@@ -1,0 +1,1 @@
+"""Gates: features, multiplied by weights that are pooled from them."""

@@ -1,0 +1,61 @@
+"""Normalizing scores of which some are masked, finite in every dtype."""
+
+import keras
+from keras import ops
+
+from keras_sam.backend.precision import maximum, wide
+
+# The score of a masked pair. Finite, so that a row with nothing to attend to stays
+# finite, and far below any real score. Only ever used in float32 or wider.
+MASKED = -1e9
+FLOAT16_MAX = 65504.0
+
+
+def attention_weights(scores, normalizer, mask=None, bias=None, dtype=None):
+    """Normalizes each row of `scores` over the keys that `mask` allows.
+
+    Normalizing happens in float32 or wider and is cast back. Multiplying by the mask
+    at the end makes a row with nothing to attend to exactly zero, never NaN.
+
+    Args:
+        scores: Float tensor `(..., T, S)`.
+        normalizer: A function of float scores that works on the last axis.
+        mask: Boolean tensor that broadcasts to `scores`; True is "may attend".
+        bias: Float tensor that broadcasts to `scores`, added before masking.
+        dtype: The dtype of the weights, that of `scores` if None.
+
+    Returns:
+        The weights, `(..., T, S)`.
+    """
+    dtype = dtype or keras.backend.standardize_dtype(scores.dtype)
+    scores = wide_scores(scores, bias)
+    if mask is None:
+        return ops.cast(normalizer(scores), dtype)
+    scores = ops.where(mask, scores, ops.cast(MASKED, scores.dtype))
+    weights = normalizer(scores)
+    return ops.cast(ops.where(mask, weights, ops.zeros_like(weights)), dtype)
+
+
+def wide_scores(scores, bias=None):
+    """Returns `scores + bias`, finite and in float32 or wider."""
+    given = keras.backend.standardize_dtype(scores.dtype)
+    scores = ops.cast(scores, wide(given))
+    if given == "float16":
+        # Products that ran out of the range of float16 are infinite; keep rows finite.
+        scores = ops.clip(scores, -FLOAT16_MAX, FLOAT16_MAX)
+    if bias is None:
+        return scores
+    # A bias of minus infinity is a common way to mask: keep its rows finite.
+    return scores + maximum(ops.cast(bias, scores.dtype), MASKED)
+
+
+def both(mask, other):
+    """The logical and of two masks, where None allows everything."""
+    if mask is None or other is None:
+        return other if mask is None else mask
+    return ops.logical_and(ops.cast(mask, "bool"), ops.cast(other, "bool"))
+
+
+def add_bias(bias, other):
+    """The sum of a bias, which may be None, and another one."""
+    return other if bias is None else ops.add(ops.cast(bias, other.dtype), other)

@@ -1,0 +1,63 @@
+"""Sigmoid."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from keras_sam import _validation
+from keras_sam.normalizers.base import Normalizer
+from keras_sam.normalizers.masking import MASKED
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+@dataclasses.dataclass(frozen=True)
+class Sigmoid(Normalizer):
+    """Sigmoid: each weight by itself, between zero and one, of any sum.
+
+    ::
+
+        w_i = 1 / (1 + exp(-(s_i + bias)))
+
+    Args:
+        bias: None, a number to add to all scores, or `"-log(length)"`. The last makes
+            the weights of a row sum to about one at first, as those of softmax do, and
+            is what the paper recommends.
+
+    Call arguments:
+        scores: Float tensor `(..., n)`.
+
+    Masking: the weight of a masked score (-1e9) is zero. The length in `"-log(length)"`
+    is the number of scores of the row that are not masked, so padding never changes a
+    result, and a causal row counts the positions that it sees.
+
+    Output shape: that of `scores`.
+
+    Example:
+
+    >>> import keras
+    >>> scores = keras.ops.zeros((4,))
+    >>> keras.ops.convert_to_numpy(Sigmoid()(scores)).tolist()
+    [0.5, 0.5, 0.5, 0.5]
+    >>> keras.ops.convert_to_numpy(Sigmoid("-log(length)")(scores)).round(3).tolist()
+    [0.20000000298023224, 0.20000000298023224, 0.20000000298023224, 0.20000000298023224]
+
+    Reference: [Ramapuram et al. 2024](https://arxiv.org/abs/2409.04431), section 2.
+    """
+
+    bias: float | str | None = None
+
+    def __post_init__(self):
+        if self.bias is None or self.bias == "-log(length)":
+            return
+        expected = 'a number, "-log(length)" or None'
+        self._store("bias", _validation.number("bias", self.bias, expected))
+
+    def __call__(self, scores):
+        if self.bias == "-log(length)":
+            unmasked = ops.cast(scores > MASKED / 2, "int32")
+            length = ops.maximum(ops.sum(unmasked, axis=-1, keepdims=True), 1)
+            scores = scores - ops.log(ops.cast(length, scores.dtype))
+        elif self.bias is not None:
+            scores = scores + self.bias
+        return ops.sigmoid(scores)

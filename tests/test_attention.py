@@ -1,0 +1,744 @@
+"""Attention slab by slab gives what attention with all rows at once gives."""
+
+import contextlib
+import functools
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from common import BACKEND, NORMALIZERS, SCORES, numpy, random, randomize
+from fresh_process import run_python
+from gradients import value_and_gradients
+from keras import ops
+
+from keras_sam import attend, normalizers, scores
+from keras_sam.attention import flash
+from keras_sam.attention.dropout import dropout_mask
+from keras_sam.attention.policy import Device, Policy
+from keras_sam.attention.positions import Positions
+from keras_sam.attention.request import ALL_PAIRS, Constants, Inputs, Request, Sizes
+from keras_sam.attention.row_blocks import Block, Blocks
+from keras_sam.scores.additive import additive_scores
+from keras_sam.scores.base import DotProduct
+
+B, H, D, DV = 2, 3, 5, 7
+BLOCK = 8
+LENGTHS = [(1, 5), (BLOCK - 1, 11), (BLOCK, 13), (BLOCK + 1, 3), (23, 19)]
+HALF = {"float16": 2**-10, "bfloat16": 2**-7}
+
+
+@pytest.fixture
+def uncompiled():
+    """Runs the kernels operation by operation: the whole table takes seconds then."""
+    if BACKEND != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+# Ways to compute a request, as arguments of `attend`. The blocks and tiles are small.
+LARGE = {"kept_pairs": 0, "kept_for_a_channel": 0, "autodiff_pairs": 0}
+SMALL = {"graph_pairs": 150, "pairs": 150, "pairs_backward": 70, "selective_pairs": 150}
+WAYS = {
+    "rows": {"block_size": 8},
+    "blocks": {"policy": Policy(**LARGE, **SMALL)},
+    "few": {},
+}
+TILES = {
+    "policy": Policy(**LARGE, **SMALL, kernel="flash", flash_rows=16, flash_keys=5),
+}
+ON_ACCELERATORS = {
+    "policy": Policy(**LARGE, accelerator_pairs=2 * 3 * 13 * 8, accelerator_keys=13),
+}
+
+
+def tensors(rows, keys, dtype="float32"):
+    """Query, key, value and bias."""
+    shapes = ((B, H, rows, D), (B, H, keys, D), (B, H, keys, DV), (1, H, rows, keys))
+    return [random(*s, seed=i, dtype=dtype) for i, s in enumerate(shapes)]
+
+
+def masks(rows, keys):
+    """A table of masks: arguments of both ways to attend."""
+    generator = np.random.default_rng(1)
+    pairs = generator.random((B, 1, rows, keys)) > 0.3
+    key_mask = generator.random((B, keys)) > 0.3
+    query_mask = generator.random((B, rows)) > 0.3
+    return {
+        "none": {},
+        "causal": {"causal": True},
+        "window": {"sliding_window": 3},
+        "causal_window": {"causal": True, "sliding_window": 3},
+        "padding": {"key_mask": key_mask, "query_mask": query_mask},
+        "pairs": {"mask": pairs},
+        "pairs_of_heads": {"mask": generator.random((B, H, rows, keys)) > 0.3},
+        "nothing": {"mask": np.zeros((B, 1, rows, 1), bool)},
+        "all": {
+            "mask": pairs,
+            "key_mask": key_mask,
+            "query_mask": query_mask,
+            "causal": True,
+            "sliding_window": 4,
+        },
+        "selective": {"causal": True, "selective": True},
+        "selective_padding": {
+            "key_mask": key_mask,
+            "query_mask": query_mask,
+            "causal": True,
+            "selective": True,
+        },
+        "selective_all": {
+            "mask": generator.random((B, H, rows, keys)) > 0.3,
+            "key_mask": key_mask,
+            "query_mask": query_mask,
+            "causal": True,
+            "sliding_window": 5,
+            "selective": True,
+        },
+    }
+
+
+def densely(query, key, value, bias, *, score=None, weights=(), normalizer, **arguments):
+    compare = blockwise.dot_product if score is None else score.as_function()[0]
+    return attention.attend(
+        query,
+        key,
+        value,
+        bias=bias,
+        compare=functools.partial(compare, weights),
+        normalizer=normalizers.get(normalizer),
+        **arguments,
+    )[0]
+
+
+def in_slabs(query, key, value, bias, *, score=None, weights=(), normalizer, **arguments):
+    if normalizer != "softmax":
+        arguments["normalizer"] = normalizers.get(normalizer)
+    if score is not None and not score.is_dot_product:
+        arguments |= {"compare": score.as_function()[0], "operands": weights}
+    return attend_blockwise(query, key, value, bias=bias, **arguments)
+
+
+def in_float64():
+    """JAX makes float32 of float64, unless it is told not to."""
+    if BACKEND != "jax":
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.enable_x64(True)
+
+
+def compare_ways(arrays, weights=(), slabs_of=BLOCK, **arguments):
+    """Checks values and gradients against those of all rows at once, in float64.
+
+    The error may be twice that of all rows at once in the same precision, and a rounding
+    more of what the gradient of a score is a small difference of: two products of the
+    upstream gradient and values, which a query or key is then multiplied by. (The error
+    of a row that sees one key is that alone, and all rows at once make it zero.)
+    """
+    count = len(arrays)
+    upstream = random(B, H, len(arrays[0][0, 0]), DV, seed=9)
+
+    def differentiate(attend, dtype, **more):
+        def weighted(*tensors):
+            output = attend(*tensors[:count], weights=tensors[count:], **arguments, **more)
+            return output * ops.convert_to_tensor(np.asarray(upstream, dtype))
+
+        given = [np.asarray(array, dtype) for array in (*arrays, *weights)]
+        value, gradients = value_and_gradients(weighted, *given)
+        return value, *gradients
+
+    with in_float64():
+        expected = differentiate(densely, "float64")
+    naive = differentiate(densely, "float32")
+    actual = differentiate(in_slabs, "float32", block_size=slabs_of)
+    query, key, value = map(np.abs, arrays[:3])
+    products = np.einsum("bhtd,bhsd->bhts", np.abs(upstream), value).max(initial=0)
+    cancelled = np.finfo("float32").eps * products * max(query.max(), key.max())
+    for one, plain, exact in zip(actual, naive, expected, strict=True):
+        assert one.shape == exact.shape
+        assert np.isfinite(one).all()
+        size = max(np.abs(exact).max(initial=0), 1.0)
+        error = 2 * np.abs(plain - exact).max(initial=0)
+        allowed = error + max(5e-7 * size, 0 if one is actual[0] else cancelled)
+        np.testing.assert_allclose(one, exact, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("mask", masks(1, 1))
+@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
+def test_equals_all_rows_together(normalizer, mask, lengths, uncompiled):
+    mask = masks(*lengths)[mask]
+    compare_ways(tensors(*lengths), normalizer=normalizer, **mask)
+
+
+@pytest.mark.parametrize("mask", masks(1, 1))
+@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
+def test_equals_all_rows_head_by_head(normalizer, mask, uncompiled, head_by_head):
+    compare_ways(tensors(23, 19), normalizer=normalizer, **masks(23, 19)[mask])
+
+
+@pytest.mark.parametrize("scale", [1.0, 40.0], ids=["small_scores", "large_scores"])
+@pytest.mark.parametrize("mask", [name for name in masks(1, 1) if "sel" not in name])
+def test_equals_all_rows_in_tiles(mask, scale, uncompiled, small_tiles):
+    """With and without the search for the largest score; see `dot_softmax`."""
+    query, key, value, _ = tensors(23, 19)
+    arrays = query * np.float32(scale), key, value
+    longest = [np.square(x).sum(-1).max() for x in arrays[:2]]
+    assert (np.prod(longest) > dot_softmax.SMALL_SCORE**2) == (scale > 1)
+    compare_ways(arrays, normalizer="softmax", bias=None, **masks(23, 19)[mask])
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "window", "all"])
+@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
+def test_equals_all_rows_as_on_accelerators(normalizer, mask, uncompiled, monkeypatch):
+    """All heads together, few and large tiles, and no choice that is made for a CPU."""
+    for module in (blockwise, dot_softmax, problem, sums, tiles):
+        monkeypatch.setattr(module, "on_cpu", lambda: False)
+    monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 0)
+    monkeypatch.setattr(blockwise, "FEW_FOR_A_ROW", 0)
+    monkeypatch.setattr(blockwise, "PAIRS_ON_ACCELERATORS", B * H * 19 * BLOCK)
+    monkeypatch.setattr(tiles, "KEYS_ON_ACCELERATORS", 13)
+    dot_softmax.passes.cache_clear()
+    any_score.passes.cache_clear()
+    arguments = {"normalizer": normalizer, **masks(23, 19)[mask]}
+    compare_ways((*tensors(23, 19)[:3],), bias=None, slabs_of="auto", **arguments)
+
+
+@pytest.mark.parametrize("mask", ["none", "all"])
+def test_equals_all_rows_in_tiles_with_a_bias(mask, uncompiled, small_tiles):
+    compare_ways(tensors(23, 19), normalizer="softmax", **masks(23, 19)[mask])
+
+
+@pytest.mark.parametrize("mask", ["padding", "selective_padding"])
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_with_every_normalizer(name, normalizer, mask, uncompiled):
+    rows, keys = 11, 13
+    score = scores.get(name)
+    score.build((B, H, rows, D), (B, H, keys, D))
+    randomize(score)
+    query, key, value, bias = tensors(rows, keys)
+    query, key = map(numpy, score.project(query, key))
+    weights = () if score.is_dot_product else map(numpy, score.as_function()[1])
+    mask = masks(rows, keys)[mask]
+    if score.is_dot_product:
+        compare_ways((query, key, value, bias), normalizer=normalizer, **mask)
+    else:
+        compare_ways(
+            (query, key, value, bias),
+            tuple(weights),
+            score=score,
+            normalizer=normalizer,
+            **mask,
+        )
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "shape"),
+    [
+        ("softmax", (1, 1, 1, 11)),
+        ("softmax", (B, 1, 9, 11)),
+        ("softmax", (B, H, 9, 11)),
+        # Softmax does not change when all scores of a row do.
+        ("sigmoid", (1, 1, 1, 1)),
+        ("sigmoid", (1, H, 9, 1)),
+        ("sigmoid", (B, 1, 1, 11)),
+    ],
+)
+def test_the_gradient_of_a_bias_has_its_shape(normalizer, shape, uncompiled, head_by_head):
+    bias = random(*shape, seed=5)
+    compare_ways((*tensors(9, 11)[:3], bias), normalizer=normalizer)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("mask", ["none", "all", "selective_all"])
+@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax"])
+def test_half_precision_is_computed_in_float32(normalizer, mask, dtype, uncompiled):
+    arrays = [ops.cast(array, dtype) for array in tensors(9, 11)]
+    arguments = {"normalizer": normalizer, **masks(9, 11)[mask]}
+    output = in_slabs(*arrays, block_size=BLOCK, **arguments)
+    wide = [ops.cast(array, "float32") for array in arrays]
+    expected = densely(*wide, **arguments)
+    assert keras.backend.standardize_dtype(output.dtype) == dtype
+    np.testing.assert_allclose(
+        numpy(output), numpy(expected), rtol=HALF[dtype], atol=HALF[dtype]
+    )
+
+
+def test_values_of_the_formula(uncompiled):
+    query, key, value, bias = tensors(9, 11, "float64")
+    allowed = oracles.allowed_positions(9, 11, causal=True)
+    weights = oracles.attention_weights(
+        oracles.every_pair(lambda q, k, h: q @ k / 2 + 0, query, key) + bias / 2,
+        oracles.softmax,
+        allowed,
+    )
+    single = [array.astype("float32") for array in (query, key, value)]
+    output = attend_blockwise(
+        *single, bias=bias, causal=True, temperature=2.0, block_size=BLOCK
+    )
+    np.testing.assert_allclose(numpy(output), weights @ value, rtol=0, atol=2e-6)
+
+
+def test_a_bias_that_reaches_rows_that_fill_up_a_slab(uncompiled, small_tiles):
+    """It is the same for all rows, and the last slab has rows that there are not."""
+    bias = np.zeros((1, 1, 1, 11), "float32")
+    bias[..., 4:] = 100.0
+    compare_ways((*tensors(9, 11)[:3], bias), normalizer="softmax")
+
+
+@pytest.mark.parametrize("size", [-np.inf, -1e6, 1e6])
+def test_rows_whose_scores_are_all_large(size, uncompiled, small_tiles):
+    """The sum of the largest score and a logarithm would lose the logarithm."""
+    bias = np.zeros((1, 1, 9, 11), "float32")
+    bias[:, :, 2:5] = size
+    query, key, value, _ = tensors(9, 11)
+    upstream = ops.convert_to_tensor(random(B, H, 9, DV, seed=9))
+
+    def weighted(attend, **arguments):
+        def call(*tensors):
+            return attend(*tensors, bias, normalizer="softmax", **arguments) * upstream
+
+        return value_and_gradients(call, query, key, value)
+
+    value_of, gradients = weighted(in_slabs, block_size=BLOCK)
+    expected, slopes = weighted(densely)
+    np.testing.assert_allclose(value_of, expected, atol=2e-6)
+    for one, other in zip(gradients, slopes, strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-6)
+
+
+def test_small_scores_of_huge_values(uncompiled, small_tiles):
+    query, key, value, _ = tensors(9, 11)
+    output = in_slabs(
+        query, key, value * 1e36, None, normalizer="softmax", block_size=BLOCK
+    )
+    expected = densely(query, key, value, None, normalizer="softmax")
+    np.testing.assert_allclose(numpy(output) / 1e36, numpy(expected), atol=2e-6)
+
+
+def test_grouped_keys_are_repeated(uncompiled):
+    query, key, value, _ = tensors(9, 11)
+    one = attend_blockwise(query, key[:, :1], value[:, :1], block_size=BLOCK)
+    repeated = [np.repeat(x[:, :1], H, axis=1) for x in (key, value)]
+    all_of_them = attend_blockwise(query, *repeated, block_size=BLOCK)
+    np.testing.assert_allclose(numpy(one), numpy(all_of_them), atol=1e-6)
+
+
+@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
+def test_rows_with_nothing_to_attend_to_are_zero(normalizer, uncompiled):
+    mask = np.ones((B, 1, 9, 11), bool)
+    mask[:, :, 3] = False
+    output = in_slabs(
+        *tensors(9, 11)[:3], None, normalizer=normalizer, mask=mask, block_size=BLOCK
+    )
+    assert not numpy(output)[:, :, 3].any()
+    assert numpy(output)[:, :, 2].all()
+
+
+@pytest.mark.parametrize("block_size", [BLOCK, "auto"])
+@pytest.mark.parametrize("lengths", [(0, 5), (5, 0), (0, 0)], ids=str)
+def test_empty_sequences(lengths, block_size, uncompiled):
+    output = attend_blockwise(*tensors(*lengths)[:3], block_size=block_size)
+    assert output.shape == (B, H, lengths[0], DV)
+    assert not numpy(output).any()
+
+
+# Dropout
+
+
+def dropping(query, key, value, rate=0.4, seed=3, **arguments):
+    return attend_blockwise(
+        query,
+        key,
+        value,
+        dropout=rate,
+        seed=keras.random.SeedGenerator(seed),
+        **{"block_size": BLOCK, **arguments},
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"normalizer": normalizers.Sigmoid()}, {"causal": True, "selective": True}],
+    ids=["softmax", "sigmoid", "selective"],
+)
+def test_the_backward_pass_drops_what_the_forward_pass_dropped(
+    arguments, uncompiled, head_by_head
+):
+    with in_float64():
+        check_slopes(arguments)
+
+
+def check_slopes(arguments):
+    """Compares gradients with differences."""
+    query, key, value, _ = tensors(9, 11, "float64")
+    upstream = ops.convert_to_tensor(random(B, H, 9, DV, seed=9, dtype="float64"))
+
+    def total(query, key, value):
+        return dropping(query, key, value, **arguments) * upstream
+
+    at, gradients = value_and_gradients(total, query, key, value)
+    step = 1e-6
+    for index, gradient in enumerate(gradients):
+        along = random(*gradient.shape, seed=7, dtype="float64")
+        ends = []
+        for sign in (1, -1):
+            moved = [query, key, value]
+            moved[index] = moved[index] + sign * step * along
+            ends.append(numpy(total(*map(ops.convert_to_tensor, moved))).sum())
+        slope = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose((gradient * along).sum(), slope, rtol=1e-7, atol=1e-7)
+    assert np.isfinite(at).all()
+
+
+def test_what_is_dropped_does_not_depend_on_the_slabs(uncompiled, head_by_head):
+    query, key, value, _ = tensors(23, 19)
+    sizes = (8, 16, 64, "auto")
+    some = [numpy(dropping(query, key, value, block_size=n)) for n in sizes]
+    some.append(numpy(dropping(query, key, value, normalizer=normalizers.Softmax())))
+    for other in some[1:]:
+        np.testing.assert_allclose(some[0], other, atol=1e-5)
+
+
+def test_dropped_weights_are_spread_evenly():
+    rate, count = 0.3, 128
+    arguments = np.arange(4)[:, None], np.arange(3), np.arange(count), np.arange(count)
+    kept = numpy(keep.keep(ops.convert_to_tensor([5, 6]), *arguments, rate))
+    assert kept.shape == (4, 3, count, count)
+    assert set(np.unique(kept)) == {0, np.float32(1 / (1 - rate))}
+    kept = kept > 0
+    for axes in ((0, 1, 2, 3), (2, 3), (1, 3), (1, 2), (0, 2)):
+        share = kept.mean(axis=axes)
+        samples = kept.size / share.size
+        deviation = np.sqrt(rate * (1 - rate) / samples)
+        assert np.abs(share - (1 - rate)).max() < 5 * deviation
+    # Neighbors along each axis have nothing to do with each other.
+    centered = kept - kept.mean()
+    for axis in range(4):
+        product = centered * np.roll(centered, 1, axis)
+        assert abs(product.mean()) < 5 * rate * (1 - rate) / np.sqrt(kept.size)
+    other = numpy(keep.keep(ops.convert_to_tensor([5, 7]), *arguments, rate)) > 0
+    correlation = (centered * (other - other.mean())).mean()
+    assert abs(correlation) < 5 * rate * (1 - rate) / np.sqrt(kept.size)
+
+
+# Which keys a slab reads
+
+
+@pytest.mark.parametrize("sliding_window", [None, 1, 2, 9, 40])
+@pytest.mark.parametrize("causal", [False, True])
+def test_slabs_read_all_keys_that_they_may(causal, sliding_window, monkeypatch):
+    monkeypatch.setattr(spans, "ROWS_PER_GROUP", 8)
+    for rows, keys, block in ((1, 1, 8), (7, 30, 8), (30, 7, 8), (37, 37, 5), (64, 64, 16)):
+        size, count, groups = spans.plan(rows, keys, block, causal, sliding_window)
+        assert size * count >= rows
+        allowed = oracles.allowed_positions(rows, keys, causal, sliding_window)
+        seen = 0
+        for group in groups:
+            for slab in range(group.first, group.first + group.count):
+                start = 0 if group.start is None else int(group.start(slab))
+                assert 0 <= start <= start + group.width <= keys
+                of_slab = allowed[slab * size : (slab + 1) * size]
+                seen += of_slab[:, start : start + group.width].sum()
+        assert seen == allowed.sum()
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="the places are read in the loop")
+@pytest.mark.parametrize("sliding_window", [None, 1, 2, 9, 40])
+@pytest.mark.parametrize("causal", [False, True])
+def test_tiles_hold_each_pair_once(causal, sliding_window, small_tiles):
+    for rows, keys, block in ((1, 1, 8), (7, 30, 8), (30, 7, 8), (37, 37, 5), (64, 64, 16)):
+        names = "mask", "bias", "key_mask", "seed"
+        arrays = {"query": random(1, 1, rows, D), "key": random(1, 1, keys, D)}
+        arrays |= {"value": arrays["key"], "first_head": 0, **dict.fromkeys(names)}
+        cut = tiles.Tiles(arrays, problem.Options(block, causal, sliding_window))
+        times = np.zeros((cut.rows * cut.slabs, keys), int)
+
+        def count(tile, carry, cut=cut, times=times):
+            _, _, row, key = map(int, tile.start)
+            assert 0 <= key <= key + tile.size[3] <= times.shape[1]
+            allowed = cut.allowed(tile)
+            here = 1 if allowed is None else numpy(allowed)
+            times[row : row + tile.size[2], key : key + tile.size[3]] += here
+            return carry
+
+        for row in range(0, cut.rows * cut.slabs, cut.rows):
+            slab = problem.Slab((0, 0, row, 0), (1, 1, cut.rows, keys))
+            cut.for_each_tile(slab, count, ops.zeros(()))
+        allowed = oracles.allowed_positions(rows, keys, causal, sliding_window)
+        np.testing.assert_array_equal(times[:rows], np.broadcast_to(allowed, (rows, keys)))
+
+
+def test_the_work_of_a_window_grows_with_the_rows_only():
+    def pairs(length):
+        rows, slab_count, (group,) = spans.plan(length, length, 256, True, 256)
+        return rows * slab_count * group.width
+
+    assert pairs(2**15) == 8 * pairs(2**12)
+    assert pairs(2**15) <= 2**15 * 512
+
+
+def test_causal_slabs_skip_what_is_masked():
+    rows, _, groups = spans.plan(8192, 8192, 256, causal=True)
+    pairs = sum(rows * group.count * group.width for group in groups)
+    assert pairs < 0.6 * 8192**2
+
+
+@pytest.mark.parametrize(
+    ("shape", "few"),
+    [
+        ((1, 8, 512, 512), True),
+        ((64, 8, 256, 256), True),  # no more than what the projections keep
+        ((None, 8, 256, 256), True),
+        ((16, 8, 512, 512), False),
+        ((None, 8, 512, 512), False),
+        ((1, 8, None, 512), False),
+        ((1, 8, 4096, 4096), False),
+    ],
+)
+def test_weights_are_kept_where_they_are_few(shape, few):
+    assert blockwise.are_few(shape, 64, problem.Options("auto")) == few
+    assert not blockwise.are_few(shape, 64, problem.Options(256))
+
+
+@pytest.mark.parametrize("mask", masks(1, 1))
+def test_few_weights_that_are_kept(mask, uncompiled):
+    compare_ways(
+        tensors(9, 11), normalizer="softmax", slabs_of="auto", **masks(9, 11)[mask]
+    )
+
+
+# Additive scores
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["products", "tanh"])
+@pytest.mark.parametrize("units", [3, 8, 12])
+def test_additive_scores(units, scale):
+    query, key = random(B, H, 6, units, scale=scale), random(B, H, 5, units, seed=1)
+    vector = random(H, units, seed=2)
+    upstream = ops.convert_to_tensor(random(B, H, 6, 5, seed=3))
+
+    def fast(query, key, vector):
+        return additive_scores(query, key, vector) * upstream
+
+    def plain(query, key, vector):
+        hidden = ops.tanh(query[..., :, None, :] + key[..., None, :, :])
+        return ops.sum(hidden * vector[:, None, None, :], axis=-1) * upstream
+
+    value, gradients = value_and_gradients(fast, query, key, vector)
+    expected, slopes = value_and_gradients(plain, query, key, vector)
+    np.testing.assert_allclose(value, expected, rtol=0, atol=5e-6)
+    for one, other in zip(gradients, slopes, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=5e-6 * max(1, scale))
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0, 12.0, 60.0])
+def test_additive_scores_where_units_saturate(scale):
+    """Against float64, from where no unit is 1 to where nearly all are."""
+    query, key = random(1, 7, 9, scale=scale), random(1, 11, 9, seed=1, scale=scale)
+    vector = random(9, seed=2)
+    wide = [np.asarray(x, "float64") for x in (query, key, vector)]
+    hidden = np.tanh(wide[0][:, :, None] + wide[1][:, None])
+    upstream = random(1, 7, 11, seed=3)
+    slope = upstream[..., None] * (1 - hidden**2) * wide[2]
+
+    def weighted(*arrays):
+        return additive_scores(*arrays) * ops.convert_to_tensor(upstream)
+
+    value, gradients = value_and_gradients(weighted, query, key, vector)
+    # Roundings of sums: of the units of a score, of the pairs that a gradient sums up. An
+    # input of 40 is rounded by 2e-6 before anything is computed with it.
+    rounding = 4 * np.finfo("float32").eps * max(1.0, np.abs(query).max())
+    most = np.abs(upstream).max()
+    weights = np.abs(wide[2])
+    expected = upstream * (hidden @ wide[2])
+    np.testing.assert_allclose(
+        value, expected, rtol=0, atol=rounding * most * weights.sum()
+    )
+    expected = slope.sum(2), slope.sum(1), (upstream[..., None] * hidden).sum((0, 1, 2))
+    for one, exact, pairs in zip(gradients, expected, (11, 7, 77), strict=True):
+        allowed = rounding * most * pairs * max(1.0, weights.max())
+        np.testing.assert_allclose(one, exact, rtol=0, atol=allowed)
+
+
+# Compiled
+
+
+def one_step(attend):
+    """Value and gradients, as a function to compile."""
+    import tensorflow as tf
+
+    def step(*tensors):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            output = attend(*tensors)
+        return output, *tape.gradient(output, tensors)
+
+    return step
+
+
+def assert_same(actual, expected):
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(numpy(one), numpy(other), rtol=0, atol=2e-5)
+
+
+def attend_to_what_is_not_padding(attend, query, key, value, **arguments):
+    """Causal attention whose mask comes from the keys, so that it has their length."""
+    mask = ops.any(ops.not_equal(key[:, 0], 0.0), axis=-1)
+    return attend(query, key, value, None, key_mask=mask, causal=True, **arguments)
+
+
+@pytest.mark.tensorflow
+def test_unknown_shapes(monkeypatch, head_by_head):
+    import tensorflow as tf
+
+    monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 1000)
+    monkeypatch.setattr(shared, "shares", lambda heads: [heads])  # compiles less
+    shapes = ((None, H, None, D), (None, H, None, D), (None, H, None, DV))
+    options = {"normalizer": "softmax"}
+    attend = functools.partial(attend_to_what_is_not_padding, in_slabs, **options)
+    expect = functools.partial(attend_to_what_is_not_padding, densely, **options)
+    step = tf.function(
+        one_step(attend), input_signature=[tf.TensorSpec(shape) for shape in shapes]
+    )
+    assert 7 * 7 * B * H <= blockwise.FEW_WEIGHTS < 19 * 19 * B * H
+    for length in (7, 19):
+        arrays = [ops.convert_to_tensor(x) for x in tensors(length, length)[:3]]
+        assert_same(step(*arrays), one_step(expect)(*arrays))
+
+
+@pytest.mark.tensorflow
+def test_known_shapes_stay_known():
+    """Also where the kernel was compiled for unknown ones before, as `fit` does."""
+    import tensorflow as tf
+
+    def step(query):
+        return attend_blockwise(query, query, query, block_size=5)
+
+    def slope(query):
+        return tf.gradients(step(query), query)[0]
+
+    for function in (step, slope):
+        known, unknown = ((size, H, 11, D) for size in (B, None))
+        for shape in (unknown, known):
+            spec = tf.TensorSpec(shape)
+            traced = tf.function(function).get_concrete_function(spec)
+            assert tuple(traced.outputs[0].shape) == shape
+
+
+@pytest.mark.tensorflow
+def test_compilation_by_the_caller():
+    import tensorflow as tf
+
+    options = {"normalizer": "sigmoid"}
+    attend = functools.partial(attend_to_what_is_not_padding, in_slabs, **options)
+    expect = functools.partial(attend_to_what_is_not_padding, densely, **options)
+    arrays = [ops.convert_to_tensor(x) for x in tensors(19, 19)[:3]]
+    jitted = tf.function(one_step(attend), jit_compile=True)
+    assert_same(jitted(*arrays), one_step(expect)(*arrays))
+
+
+@pytest.mark.tensorflow
+def test_saved_model_of_unknown_length(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 1000)
+    module = tf.Module()
+    module.attend = tf.function(
+        lambda query: attend_blockwise(query, query, query, sliding_window=3),
+        input_signature=[tf.TensorSpec((None, H, None, D))],
+    )
+    tf.saved_model.save(module, tmp_path)
+    loaded = tf.saved_model.load(tmp_path)
+    for length in (3, 29):
+        query = ops.convert_to_tensor(random(B, H, length, D))
+        expected = densely(
+            query, query, query, None, normalizer="softmax", sliding_window=3
+        )
+        assert_same([loaded.attend(query)], [expected])
+
+
+@pytest.mark.tensorflow
+def test_equal_layers_are_compiled_once():
+    options = problem.Options(256, causal=True)
+    forward, _ = dot_softmax.passes(options)
+    assert forward is dot_softmax.passes(problem.Options(256, causal=True))[0]
+    before = forward.experimental_get_tracing_count()
+    arrays = [random(1, 2, 13, 5, seed=seed) for seed in range(3)]
+    for _ in range(3):
+        attend_blockwise(*arrays, causal=True, block_size=256)
+    assert forward.experimental_get_tracing_count() == before + 1
+
+
+@pytest.mark.tensorflow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
+@pytest.mark.parametrize(
+    ("arguments", "most"), [("", 256), ("causal=True, selective=True", 512)]
+)
+def test_training_never_holds_a_matrix_of_weights(arguments, most, tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import resource
+        import keras, numpy as np, tensorflow as tf
+        import keras_sam
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+        def fit(length):
+            model = keras.Sequential(
+                [keras.Input((length, 16)), keras_sam.SelfAttention(8, {arguments})]
+            )
+            model.compile("sgd", "mse")
+            array = np.ones((1, length, 16), "float32")
+            model.fit(array, array, verbose=0)
+
+        fit(512)  # what a compiler needs is not the question
+        before = peak()
+        fit(4096)
+        print("MiB", peak() - before)
+        """
+    )
+    printed = run_python("-c", script, cwd=tmp_path)
+    # 4096 x 4096 weights of 8 heads take 512 MiB; without blocks training keeps four.
+    # Causal attention has four groups to compile, which 512 rows have not.
+    assert int(printed.split("MiB")[1]) < most
+
+
+@pytest.mark.tensorflow
+def test_several_devices_train_as_one(tmp_path):
+    script = textwrap.dedent(
+        """
+        import keras, numpy as np, tensorflow as tf
+        import keras_sam
+
+        cpu, = tf.config.list_physical_devices("CPU")
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+
+        def losses(strategy):
+            keras.utils.set_random_seed(0)
+            with strategy.scope():
+                attend = keras_sam.SelfAttention(2, causal=True, block_size=8)
+                model = keras.Sequential([keras.Input((19, 6)), attend])
+                model.compile("sgd", "mse")
+            x = np.random.default_rng(0).normal(size=(8, 19, 6)).astype("float32")
+            fit = model.fit(x, x[:, ::-1], batch_size=4, epochs=2, verbose=0, shuffle=False)
+            return fit.history["loss"]
+
+        one = losses(tf.distribute.get_strategy())
+        both = losses(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        assert one[1] < one[0]
+        np.testing.assert_allclose(one, both, rtol=1e-5)
+        """
+    )
+    run_python("-c", script, cwd=tmp_path)
