@@ -231,7 +231,7 @@ def test_scores_with_other_normalizers(score, normalizer, uncompiled):
 
 @pytest.mark.parametrize(
     ("way", "normalizer", "block_size"),
-    some(WAYS, ["softmax", "sigmoid", "entmax"], BLOCK_SIZES, step=4),
+    some(WAYS, ["softmax", "sigmoid", "entmax"], BLOCK_SIZES, step=7),
 )
 def test_every_way_to_attend(way, normalizer, block_size, uncompiled):
     row = with_arguments(
@@ -442,10 +442,13 @@ def dot(tensors, others):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
 @pytest.mark.parametrize("normalizer", ["softmax", "sparsemax"])
-def test_forward_mode(normalizer, block_size, uncompiled):
+@pytest.mark.parametrize("eagerly", [True, False], ids=["uncompiled", "compiled"])
+def test_forward_mode(eagerly, normalizer, block_size, request):
     """It gives the slope, or an error that names it; None would count as zero."""
     import tensorflow as tf
 
+    if eagerly:
+        request.getfixturevalue("uncompiled")
     function, arrays = self_attention(
         normalizer=normalizer, block_size=block_size
     ).function()
@@ -462,7 +465,7 @@ def test_forward_mode(normalizer, block_size, uncompiled):
     if refusal:
         assert "forward mode" in refusal.lower()
         return
-    assert slope is not None
+    assert slope is not None, "neither a slope nor an error"
     compare(
         [slope.numpy()],
         lambda moved: [function(*map(ops.convert_to_tensor, moved)).numpy()],
