@@ -5,8 +5,8 @@ weights), on TensorFlow, as a plain graph and under XLA, of
 
     ours     keras_sam.layers
     naive    the same formulas with keras.ops and Keras's own layers
-    torch    the same formulas in PyTorch, if it is installed
-    timm     its SpatialAttn and CbamModule, if it is installed (both have a batch
+    torch    the same formulas in PyTorch, if it can be imported
+    timm     its SpatialAttn and CbamModule, if it can be imported (both have a batch
              normalization beside)
     floor    a copy of the features (in training two: of outputs and gradients), which no
              layer that returns a new feature map can beat
@@ -20,6 +20,8 @@ does falls on all of them alike. Times are medians; the ratios are what to look 
 """
 
 import argparse
+import functools
+import importlib
 import json
 import os
 
@@ -34,6 +36,7 @@ from turns import medians
 import keras_sam
 
 SHAPES = ((32, 16, 16, 512), (8, 64, 64, 256))
+PEERS = {"torch": "torch", "timm": "timm.layers.cbam"}  # with the module that each needs
 QUICK_SHAPES = ((2, 16, 16, 32),)
 
 
@@ -175,11 +178,21 @@ def contenders(name, inputs):
         "ours, XLA": tensorflow_runs(ours(), inputs, upstream, jit=True),
     }
     for peer, make in (("torch", torch_runs), ("timm", timm_runs)):
-        try:
+        if can_be_imported(peer):
             runs[peer] = make(name, inputs)
-        except ImportError as error:
-            print(f"{peer} is not compared: {error}.")
     return runs
+
+
+@functools.cache
+def can_be_imported(peer):
+    """Tries to import a peer, and prints the reason where it is left out."""
+    try:
+        importlib.import_module(PEERS[peer])
+    except Exception as error:  # a broken torchvision raises RuntimeError, for example
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        print(f"{peer} is left out: {type(error).__name__}: {reason}")
+        return False
+    return True
 
 
 def table(rows):

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 
-STATUS = pathlib.Path("/proc/self/status")
 PAUSE = 0.3  # seconds between turns, until the threads of the last one sleep
 
 
@@ -30,12 +29,12 @@ def serve(make):
     before = memory("VmRSS")
     first = _seconds(run)
     run()
-    _say(first_s=first)
+    say(first_s=first)
     for line in sys.stdin:
         if line.strip() == "run":
-            _say(ms=1000 * _seconds(run))
+            say(ms=1000 * _seconds(run))
         else:
-            _say(mib=(memory("VmHWM") - before) / 2**20)
+            say(mib=(memory("VmHWM") - before) / 2**20)
 
 
 def compete(script, contenders, case, rounds):
@@ -52,19 +51,19 @@ def compete(script, contenders, case, rounds):
         over what it was before the first call, at most; and `first_s`, the seconds of the
         first call, which compiles. `error` is there instead for one that failed.
     """
-    processes = {name: _start(script, {**case, "contender": name}) for name in contenders}
+    processes = {name: start(script, {**case, "contender": name}) for name in contenders}
     results, alive = {}, {}
     for name, process in processes.items():
-        results[name] = _hear(process)  # one after the other: the first call is timed
+        results[name] = hear(process)  # one after the other: the first call is timed
         if "error" not in results[name]:
             alive[name] = process
     times = {name: [] for name in alive}
     for _ in range(rounds):
         for name, process in alive.items():
             time.sleep(PAUSE)
-            times[name].append(_ask(process, "run").get("ms", float("nan")))
+            times[name].append(ask(process, "run").get("ms", float("nan")))
     for name, process in alive.items():
-        results[name] |= _ask(process, "memory")
+        results[name] |= ask(process, "memory")
         results[name]["ms"] = statistics.median(times[name])
     for process in processes.values():
         process.stdin.close()
@@ -85,31 +84,33 @@ def medians(runs, rounds):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _start(script, case):
+def start(script, case, errors=subprocess.DEVNULL, environment=None):
+    """Starts `script --serve CASE`; `errors` is where its standard error goes."""
     command = [sys.executable, str(script), "--serve", json.dumps(case)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return subprocess.Popen(
-        command, text=True, bufsize=1, stderr=subprocess.DEVNULL, **pipes
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+    return subprocess.Popen(command, text=True, bufsize=1, env=environment, **pipes)
 
 
-def _ask(process, what):
+def ask(process, what):
+    """Sends a line to a process and returns what it says then."""
     try:
         process.stdin.write(what + "\n")
         process.stdin.flush()
     except BrokenPipeError:
         return {"error": "ended early"}
-    return _hear(process)
+    return hear(process)
 
 
-def _hear(process):
+def hear(process):
+    """Returns the next thing that a process says, a dictionary."""
     for line in process.stdout:
         if line.startswith("{"):  # not what a library says
             return json.loads(line)
     return {"error": f"ended with exit code {process.wait()}"}
 
 
-def _say(**what):
+def say(**what):
+    """Says something to the process that started this one."""
     print(json.dumps(what), flush=True)
 
 
@@ -119,10 +120,11 @@ def _seconds(run):
     return time.perf_counter() - begin
 
 
-def memory(key):
+def memory(key, process="self"):
     """`VmRSS`, the memory in use, or `VmHWM`, the most that was, in bytes."""
-    if STATUS.exists():
-        for line in STATUS.read_text().splitlines():
+    status = pathlib.Path(f"/proc/{process}/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
             if line.startswith(key):
                 return int(line.split()[1]) * 1024
     # Elsewhere than on Linux only the peak is known (in bytes on macOS).
