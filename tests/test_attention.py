@@ -1,6 +1,6 @@
-"""Attention slab by slab gives what attention with all rows at once gives."""
+"""Every kernel gives what the reference formula gives, in float64."""
 
-import contextlib
+import dataclasses
 import functools
 import sys
 import textwrap
@@ -11,16 +11,18 @@ import oracles
 import pytest
 from common import BACKEND, NORMALIZERS, SCORES, numpy, random, randomize
 from fresh_process import run_python
-from gradients import value_and_gradients
+from gradients import in_float64, value_and_gradients
 from keras import ops
 
-from keras_sam import attend, normalizers, scores
+import keras_sam
+from keras_sam import normalizers, scores
 from keras_sam.attention import flash
 from keras_sam.attention.dropout import dropout_mask
-from keras_sam.attention.policy import Device, Policy
+from keras_sam.attention.policy import DEFAULT, Device, Plan, Policy
 from keras_sam.attention.positions import Positions
-from keras_sam.attention.request import ALL_PAIRS, Constants, Inputs, Request, Sizes
+from keras_sam.attention.request import Constants, Inputs, Request, Sizes
 from keras_sam.attention.row_blocks import Block, Blocks
+from keras_sam.backend.cores import shares
 from keras_sam.scores.additive import additive_scores
 from keras_sam.scores.base import DotProduct
 
@@ -43,19 +45,29 @@ def uncompiled():
     tf.config.run_functions_eagerly(False)
 
 
-# Ways to compute a request, as arguments of `attend`. The blocks and tiles are small.
+# Policies under which sizes of tests are large, and blocks small.
 LARGE = {"kept_pairs": 0, "kept_for_a_channel": 0, "autodiff_pairs": 0}
 SMALL = {"graph_pairs": 150, "pairs": 150, "pairs_backward": 70, "selective_pairs": 150}
+BLOCKS = Policy(**LARGE, **SMALL)
+TILES = Policy(
+    **LARGE, kernel="flash", flash_rows=16, flash_rows_at_an_edge=8, flash_keys=5
+)
+
+
+class OnAccelerator(Policy):
+    """Chooses as for an accelerator."""
+
+    def choose(self, request, sizes, device, block_size="auto"):
+        device = dataclasses.replace(device, cpu=False)
+        return super().choose(request, sizes, device, block_size)
+
+
+ACCELERATOR = OnAccelerator(**LARGE, accelerator_pairs=6 * 13 * 8, accelerator_keys=13)
+# The arguments of `attend` for each way to compute a request.
 WAYS = {
-    "rows": {"block_size": 8},
-    "blocks": {"policy": Policy(**LARGE, **SMALL)},
-    "few": {},
-}
-TILES = {
-    "policy": Policy(**LARGE, **SMALL, kernel="flash", flash_rows=16, flash_keys=5),
-}
-ON_ACCELERATORS = {
-    "policy": Policy(**LARGE, accelerator_pairs=2 * 3 * 13 * 8, accelerator_keys=13),
+    "rows": {"block_size": BLOCK},
+    "blocks": {"policy": BLOCKS},
+    "accelerator": {"policy": ACCELERATOR},
 }
 
 
@@ -105,37 +117,39 @@ def masks(rows, keys):
     }
 
 
-def densely(query, key, value, bias, *, score=None, weights=(), normalizer, **arguments):
-    compare = blockwise.dot_product if score is None else score.as_function()[0]
-    return attention.attend(
-        query,
-        key,
-        value,
-        bias=bias,
-        compare=functools.partial(compare, weights),
-        normalizer=normalizers.get(normalizer),
-        **arguments,
-    )[0]
+def attend(query, key, value, bias, *, score="dot", weights=(), **arguments):
+    """`keras_sam.attend` of queries and keys that are projected, with weights given."""
+    if not isinstance(score, str):
+        variables = score.trainable_variables
+        with keras.StatelessScope(list(zip(variables, weights, strict=True))):
+            return keras_sam.attend(
+                query, key, value, bias=bias, score=Projected(score), **arguments
+            )
+    return keras_sam.attend(query, key, value, bias=bias, score=score, **arguments)
 
 
-def in_slabs(query, key, value, bias, *, score=None, weights=(), normalizer, **arguments):
-    if normalizer != "softmax":
-        arguments["normalizer"] = normalizers.get(normalizer)
-    if score is not None and not score.is_dot_product:
-        arguments |= {"compare": score.as_function()[0], "operands": weights}
-    return attend_blockwise(query, key, value, bias=bias, **arguments)
+@keras.saving.register_keras_serializable(package="tests")
+class Projected(scores.Score):
+    """Another score without its projections."""
+
+    def __init__(self, score, **kwargs):
+        super().__init__(**kwargs)
+        self.score = score
+        self.built = True
+
+    def compare(self, query, key):
+        return self.score.compare(query, key)
+
+    def get_config(self):
+        score = keras.saving.serialize_keras_object(self.score)
+        return {"name": self.name, "score": {**score["config"], "name": None}}
 
 
-def in_float64():
-    """JAX makes float32 of float64, unless it is told not to."""
-    if BACKEND != "jax":
-        return contextlib.nullcontext()
-    import jax
-
-    return jax.enable_x64(True)
+def densely(*tensors, **arguments):
+    return attend(*tensors, block_size=None, **arguments)
 
 
-def compare_ways(arrays, weights=(), slabs_of=BLOCK, **arguments):
+def compare_ways(arrays, weights=(), way="rows", **arguments):
     """Checks values and gradients against those of all rows at once, in float64.
 
     The error may be twice that of all rows at once in the same precision, and a rounding
@@ -146,9 +160,11 @@ def compare_ways(arrays, weights=(), slabs_of=BLOCK, **arguments):
     count = len(arrays)
     upstream = random(B, H, len(arrays[0][0, 0]), DV, seed=9)
 
-    def differentiate(attend, dtype, **more):
+    def differentiate(dtype, **way):
         def weighted(*tensors):
-            output = attend(*tensors[:count], weights=tensors[count:], **arguments, **more)
+            more = {**arguments, **way, "weights": tensors[count:]}
+            given = tensors[:count] if count == 4 else (*tensors[:count], None)
+            output = attend(*given, **more)
             return output * ops.convert_to_tensor(np.asarray(upstream, dtype))
 
         given = [np.asarray(array, dtype) for array in (*arrays, *weights)]
@@ -156,9 +172,9 @@ def compare_ways(arrays, weights=(), slabs_of=BLOCK, **arguments):
         return value, *gradients
 
     with in_float64():
-        expected = differentiate(densely, "float64")
-    naive = differentiate(densely, "float32")
-    actual = differentiate(in_slabs, "float32", block_size=slabs_of)
+        expected = differentiate("float64", block_size=None)
+    naive = differentiate("float32", block_size=None)
+    actual = differentiate("float32", **(WAYS[way] if isinstance(way, str) else way))
     query, key, value = map(np.abs, arrays[:3])
     products = np.einsum("bhtd,bhsd->bhts", np.abs(upstream), value).max(initial=0)
     cancelled = np.finfo("float32").eps * products * max(query.max(), key.max())
@@ -174,71 +190,89 @@ def compare_ways(arrays, weights=(), slabs_of=BLOCK, **arguments):
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("mask", masks(1, 1))
 @pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
-def test_equals_all_rows_together(normalizer, mask, lengths, uncompiled):
+def test_rows_of_a_given_number(normalizer, mask, lengths, uncompiled):
     mask = masks(*lengths)[mask]
     compare_ways(tensors(*lengths), normalizer=normalizer, **mask)
 
 
 @pytest.mark.parametrize("mask", masks(1, 1))
 @pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
-def test_equals_all_rows_head_by_head(normalizer, mask, uncompiled, head_by_head):
-    compare_ways(tensors(23, 19), normalizer=normalizer, **masks(23, 19)[mask])
+@pytest.mark.parametrize("way", ["blocks", "accelerator"])
+def test_blocks_of_some_examples_and_heads(way, normalizer, mask, uncompiled):
+    mask = masks(23, 19)[mask]
+    compare_ways(tensors(23, 19), way=way, normalizer=normalizer, **mask)
 
 
 @pytest.mark.parametrize("scale", [1.0, 40.0], ids=["small_scores", "large_scores"])
 @pytest.mark.parametrize("mask", [name for name in masks(1, 1) if "sel" not in name])
-def test_equals_all_rows_in_tiles(mask, scale, uncompiled, small_tiles):
-    """With and without the search for the largest score; see `dot_softmax`."""
+def test_tiles(mask, scale, uncompiled):
+    """With and without the search for the largest score; see `flash`."""
     query, key, value, _ = tensors(23, 19)
     arrays = query * np.float32(scale), key, value
     longest = [np.square(x).sum(-1).max() for x in arrays[:2]]
-    assert (np.prod(longest) > dot_softmax.SMALL_SCORE**2) == (scale > 1)
-    compare_ways(arrays, normalizer="softmax", bias=None, **masks(23, 19)[mask])
-
-
-@pytest.mark.parametrize("mask", ["none", "causal", "window", "all"])
-@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
-def test_equals_all_rows_as_on_accelerators(normalizer, mask, uncompiled, monkeypatch):
-    """All heads together, few and large tiles, and no choice that is made for a CPU."""
-    for module in (blockwise, dot_softmax, problem, sums, tiles):
-        monkeypatch.setattr(module, "on_cpu", lambda: False)
-    monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 0)
-    monkeypatch.setattr(blockwise, "FEW_FOR_A_ROW", 0)
-    monkeypatch.setattr(blockwise, "PAIRS_ON_ACCELERATORS", B * H * 19 * BLOCK)
-    monkeypatch.setattr(tiles, "KEYS_ON_ACCELERATORS", 13)
-    dot_softmax.passes.cache_clear()
-    any_score.passes.cache_clear()
-    arguments = {"normalizer": normalizer, **masks(23, 19)[mask]}
-    compare_ways((*tensors(23, 19)[:3],), bias=None, slabs_of="auto", **arguments)
+    assert (np.prod(longest) > flash.SMALL_SCORE**2) == (scale > 1)
+    way = {"policy": TILES}
+    compare_ways(arrays, way=way, normalizer="softmax", **masks(23, 19)[mask])
 
 
 @pytest.mark.parametrize("mask", ["none", "all"])
-def test_equals_all_rows_in_tiles_with_a_bias(mask, uncompiled, small_tiles):
-    compare_ways(tensors(23, 19), normalizer="softmax", **masks(23, 19)[mask])
+def test_tiles_with_a_bias(mask, uncompiled):
+    way = {"policy": TILES}
+    compare_ways(tensors(23, 19), way=way, normalizer="softmax", **masks(23, 19)[mask])
+
+
+# The kernels as they are compiled, with several blocks and tiles.
+COMPILED = {
+    "flash": dataclasses.replace(TILES, compiled=True),
+    "chunked": dataclasses.replace(BLOCKS, kernel="chunked", compiled=True),
+    "selective": dataclasses.replace(BLOCKS, compiled=True),
+}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("mask", ["none", "all"])
+@pytest.mark.parametrize("kernel", COMPILED)
+def test_compiled_kernels(kernel, mask, dropout, with_bias):
+    arrays = tensors(23, 19)[: 4 if with_bias else 3]
+    arguments = {**masks(23, 19)[mask], "dropout": dropout, "seed": 3}
+    if kernel == "selective":
+        arguments |= {"causal": True, "selective": True}
+    way = {"policy": COMPILED[kernel]}
+    compare_ways(arrays, way=way, normalizer="softmax", **arguments)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("normalizer", ["sigmoid", "sparsemax"])
+@pytest.mark.parametrize("name", ["dot", "additive"])
+def test_compiled_scores_and_normalizers(name, normalizer):
+    score, arrays, weights = projected(name, 11, 13)
+    mask = masks(11, 13)["all"]
+    way = {"policy": COMPILED["chunked"]}
+    compare_ways(arrays, weights, way, score=score, normalizer=normalizer, **mask)
 
 
 @pytest.mark.parametrize("mask", ["padding", "selective_padding"])
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("name", SCORES)
 def test_every_score_with_every_normalizer(name, normalizer, mask, uncompiled):
-    rows, keys = 11, 13
+    score, arrays, weights = projected(name, 11, 13)
+    mask = masks(11, 13)[mask]
+    compare_ways(arrays, weights, score=score, normalizer=normalizer, **mask)
+
+
+def projected(name, rows, keys):
+    """A score, projected tensors, and the weights with which it compares them."""
     score = scores.get(name)
     score.build((B, H, rows, D), (B, H, keys, D))
     randomize(score)
     query, key, value, bias = tensors(rows, keys)
     query, key = map(numpy, score.project(query, key))
-    weights = () if score.is_dot_product else map(numpy, score.as_function()[1])
-    mask = masks(rows, keys)[mask]
     if score.is_dot_product:
-        compare_ways((query, key, value, bias), normalizer=normalizer, **mask)
-    else:
-        compare_ways(
-            (query, key, value, bias),
-            tuple(weights),
-            score=score,
-            normalizer=normalizer,
-            **mask,
-        )
+        return "dot", (query, key, value, bias), ()
+    weights = tuple(map(numpy, score.trainable_variables))
+    return score, (query, key, value, bias), weights
 
 
 @pytest.mark.parametrize(
@@ -253,9 +287,10 @@ def test_every_score_with_every_normalizer(name, normalizer, mask, uncompiled):
         ("sigmoid", (B, 1, 1, 11)),
     ],
 )
-def test_the_gradient_of_a_bias_has_its_shape(normalizer, shape, uncompiled, head_by_head):
+@pytest.mark.parametrize("way", WAYS)
+def test_the_gradient_of_a_bias_has_its_shape(normalizer, shape, way, uncompiled):
     bias = random(*shape, seed=5)
-    compare_ways((*tensors(9, 11)[:3], bias), normalizer=normalizer)
+    compare_ways((*tensors(9, 11)[:3], bias), way=way, normalizer=normalizer)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -264,7 +299,7 @@ def test_the_gradient_of_a_bias_has_its_shape(normalizer, shape, uncompiled, hea
 def test_half_precision_is_computed_in_float32(normalizer, mask, dtype, uncompiled):
     arrays = [ops.cast(array, dtype) for array in tensors(9, 11)]
     arguments = {"normalizer": normalizer, **masks(9, 11)[mask]}
-    output = in_slabs(*arrays, block_size=BLOCK, **arguments)
+    output = attend(*arrays, block_size=BLOCK, **arguments)
     wide = [ops.cast(array, "float32") for array in arrays]
     expected = densely(*wide, **arguments)
     assert keras.backend.standardize_dtype(output.dtype) == dtype
@@ -282,54 +317,51 @@ def test_values_of_the_formula(uncompiled):
         allowed,
     )
     single = [array.astype("float32") for array in (query, key, value)]
-    output = attend_blockwise(
-        *single, bias=bias, causal=True, temperature=2.0, block_size=BLOCK
-    )
+    softmax = normalizers.Softmax(temperature=2.0)
+    output = attend(*single, bias, causal=True, normalizer=softmax, block_size=BLOCK)
     np.testing.assert_allclose(numpy(output), weights @ value, rtol=0, atol=2e-6)
 
 
-def test_a_bias_that_reaches_rows_that_fill_up_a_slab(uncompiled, small_tiles):
-    """It is the same for all rows, and the last slab has rows that there are not."""
+def test_a_bias_that_reaches_rows_that_fill_up_a_block(uncompiled):
+    """The bias is the same for all rows, also for those that fill up the last block."""
     bias = np.zeros((1, 1, 1, 11), "float32")
     bias[..., 4:] = 100.0
-    compare_ways((*tensors(9, 11)[:3], bias), normalizer="softmax")
+    compare_ways((*tensors(9, 11)[:3], bias), way={"policy": TILES}, normalizer="softmax")
 
 
 @pytest.mark.parametrize("size", [-np.inf, -1e6, 1e6])
-def test_rows_whose_scores_are_all_large(size, uncompiled, small_tiles):
+def test_rows_whose_scores_are_all_large(size, uncompiled):
     """The sum of the largest score and a logarithm would lose the logarithm."""
     bias = np.zeros((1, 1, 9, 11), "float32")
     bias[:, :, 2:5] = size
     query, key, value, _ = tensors(9, 11)
     upstream = ops.convert_to_tensor(random(B, H, 9, DV, seed=9))
 
-    def weighted(attend, **arguments):
+    def weighted(**arguments):
         def call(*tensors):
             return attend(*tensors, bias, normalizer="softmax", **arguments) * upstream
 
         return value_and_gradients(call, query, key, value)
 
-    value_of, gradients = weighted(in_slabs, block_size=BLOCK)
-    expected, slopes = weighted(densely)
+    value_of, gradients = weighted(policy=TILES)
+    expected, slopes = weighted(block_size=None)
     np.testing.assert_allclose(value_of, expected, atol=2e-6)
     for one, other in zip(gradients, slopes, strict=True):
         np.testing.assert_allclose(one, other, atol=5e-6)
 
 
-def test_small_scores_of_huge_values(uncompiled, small_tiles):
+def test_small_scores_of_huge_values(uncompiled):
     query, key, value, _ = tensors(9, 11)
-    output = in_slabs(
-        query, key, value * 1e36, None, normalizer="softmax", block_size=BLOCK
-    )
+    output = attend(query, key, value * 1e36, None, policy=TILES)
     expected = densely(query, key, value, None, normalizer="softmax")
     np.testing.assert_allclose(numpy(output) / 1e36, numpy(expected), atol=2e-6)
 
 
 def test_grouped_keys_are_repeated(uncompiled):
     query, key, value, _ = tensors(9, 11)
-    one = attend_blockwise(query, key[:, :1], value[:, :1], block_size=BLOCK)
+    one = attend(query, key[:, :1], value[:, :1], None, block_size=BLOCK)
     repeated = [np.repeat(x[:, :1], H, axis=1) for x in (key, value)]
-    all_of_them = attend_blockwise(query, *repeated, block_size=BLOCK)
+    all_of_them = attend(query, *repeated, None, block_size=BLOCK)
     np.testing.assert_allclose(numpy(one), numpy(all_of_them), atol=1e-6)
 
 
@@ -337,7 +369,7 @@ def test_grouped_keys_are_repeated(uncompiled):
 def test_rows_with_nothing_to_attend_to_are_zero(normalizer, uncompiled):
     mask = np.ones((B, 1, 9, 11), bool)
     mask[:, :, 3] = False
-    output = in_slabs(
+    output = attend(
         *tensors(9, 11)[:3], None, normalizer=normalizer, mask=mask, block_size=BLOCK
     )
     assert not numpy(output)[:, :, 3].any()
@@ -347,7 +379,7 @@ def test_rows_with_nothing_to_attend_to_are_zero(normalizer, uncompiled):
 @pytest.mark.parametrize("block_size", [BLOCK, "auto"])
 @pytest.mark.parametrize("lengths", [(0, 5), (5, 0), (0, 0)], ids=str)
 def test_empty_sequences(lengths, block_size, uncompiled):
-    output = attend_blockwise(*tensors(*lengths)[:3], block_size=block_size)
+    output = attend(*tensors(*lengths)[:3], None, block_size=block_size)
     assert output.shape == (B, H, lengths[0], DV)
     assert not numpy(output).any()
 
@@ -356,14 +388,8 @@ def test_empty_sequences(lengths, block_size, uncompiled):
 
 
 def dropping(query, key, value, rate=0.4, seed=3, **arguments):
-    return attend_blockwise(
-        query,
-        key,
-        value,
-        dropout=rate,
-        seed=keras.random.SeedGenerator(seed),
-        **{"block_size": BLOCK, **arguments},
-    )
+    arguments = {"block_size": BLOCK, **arguments}
+    return attend(query, key, value, None, dropout=rate, seed=seed, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -371,9 +397,7 @@ def dropping(query, key, value, rate=0.4, seed=3, **arguments):
     [{}, {"normalizer": normalizers.Sigmoid()}, {"causal": True, "selective": True}],
     ids=["softmax", "sigmoid", "selective"],
 )
-def test_the_backward_pass_drops_what_the_forward_pass_dropped(
-    arguments, uncompiled, head_by_head
-):
+def test_the_backward_pass_drops_what_the_forward_pass_dropped(arguments, uncompiled):
     with in_float64():
         check_slopes(arguments)
 
@@ -400,11 +424,11 @@ def check_slopes(arguments):
     assert np.isfinite(at).all()
 
 
-def test_what_is_dropped_does_not_depend_on_the_slabs(uncompiled, head_by_head):
+def test_what_is_dropped_does_not_depend_on_the_blocks(uncompiled):
     query, key, value, _ = tensors(23, 19)
-    sizes = (8, 16, 64, "auto")
-    some = [numpy(dropping(query, key, value, block_size=n)) for n in sizes]
-    some.append(numpy(dropping(query, key, value, normalizer=normalizers.Softmax())))
+    some = [numpy(dropping(query, key, value, block_size=n)) for n in (8, 64, "auto", None)]
+    for policy in (BLOCKS, TILES, ACCELERATOR):
+        some.append(numpy(dropping(query, key, value, block_size="auto", policy=policy)))
     for other in some[1:]:
         np.testing.assert_allclose(some[0], other, atol=1e-5)
 
@@ -412,7 +436,7 @@ def test_what_is_dropped_does_not_depend_on_the_slabs(uncompiled, head_by_head):
 def test_dropped_weights_are_spread_evenly():
     rate, count = 0.3, 128
     arguments = np.arange(4)[:, None], np.arange(3), np.arange(count), np.arange(count)
-    kept = numpy(keep.keep(ops.convert_to_tensor([5, 6]), *arguments, rate))
+    kept = numpy(dropout_mask(ops.convert_to_tensor([5, 6]), *arguments, rate))
     assert kept.shape == (4, 3, count, count)
     assert set(np.unique(kept)) == {0, np.float32(1 / (1 - rate))}
     kept = kept > 0
@@ -426,42 +450,48 @@ def test_dropped_weights_are_spread_evenly():
     for axis in range(4):
         product = centered * np.roll(centered, 1, axis)
         assert abs(product.mean()) < 5 * rate * (1 - rate) / np.sqrt(kept.size)
-    other = numpy(keep.keep(ops.convert_to_tensor([5, 7]), *arguments, rate)) > 0
+    other = numpy(dropout_mask(ops.convert_to_tensor([5, 7]), *arguments, rate)) > 0
     correlation = (centered * (other - other.mean())).mean()
     assert abs(correlation) < 5 * rate * (1 - rate) / np.sqrt(kept.size)
 
 
-# Which keys a slab reads
+# Which keys a block reads
 
 
 @pytest.mark.parametrize("sliding_window", [None, 1, 2, 9, 40])
 @pytest.mark.parametrize("causal", [False, True])
-def test_slabs_read_all_keys_that_they_may(causal, sliding_window, monkeypatch):
-    monkeypatch.setattr(spans, "ROWS_PER_GROUP", 8)
-    for rows, keys, block in ((1, 1, 8), (7, 30, 8), (30, 7, 8), (37, 37, 5), (64, 64, 16)):
-        size, count, groups = spans.plan(rows, keys, block, causal, sliding_window)
+def test_blocks_read_all_keys_that_they_may(causal, sliding_window):
+    sizes = (1, 1, 8), (7, 30, 8), (30, 7, 8), (37, 37, 5), (64, 64, 16), (4099, 4099, 99)
+    for rows, keys, block in sizes:
+        plan = Positions(causal, sliding_window).plan(rows, keys, block)
+        size, count, groups = plan
         assert size * count >= rows
-        allowed = oracles.allowed_positions(rows, keys, causal, sliding_window)
+        at = np.arange(rows)[:, None], np.arange(keys)
+        distance = at[0] - at[1]
+        allowed = (distance >= 0) | (not causal)
+        allowed &= np.abs(distance) < (sliding_window or keys + rows)
         seen = 0
         for group in groups:
-            for slab in range(group.first, group.first + group.count):
-                start = 0 if group.start is None else int(group.start(slab))
+            for number in range(group.first, group.first + group.count):
+                start = int(group.first_key(number * size))
                 assert 0 <= start <= start + group.width <= keys
-                of_slab = allowed[slab * size : (slab + 1) * size]
-                seen += of_slab[:, start : start + group.width].sum()
+                of_block = allowed[number * size : (number + 1) * size]
+                seen += of_block[:, start : start + group.width].sum()
         assert seen == allowed.sum()
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="the places are read in the loop")
+@pytest.mark.skipif(BACKEND == "jax", reason="the positions are read in the loop")
 @pytest.mark.parametrize("sliding_window", [None, 1, 2, 9, 40])
 @pytest.mark.parametrize("causal", [False, True])
-def test_tiles_hold_each_pair_once(causal, sliding_window, small_tiles):
-    for rows, keys, block in ((1, 1, 8), (7, 30, 8), (30, 7, 8), (37, 37, 5), (64, 64, 16)):
-        names = "mask", "bias", "key_mask", "seed"
-        arrays = {"query": random(1, 1, rows, D), "key": random(1, 1, keys, D)}
-        arrays |= {"value": arrays["key"], "first_head": 0, **dict.fromkeys(names)}
-        cut = tiles.Tiles(arrays, problem.Options(block, causal, sliding_window))
-        times = np.zeros((cut.rows * cut.slabs, keys), int)
+def test_tiles_hold_each_pair_once(causal, sliding_window):
+    for rows, keys, size in ((1, 1, 8), (7, 30, 8), (30, 7, 8), (37, 37, 5), (64, 64, 16)):
+        key = random(1, 1, keys, D)
+        inputs = Inputs(random(1, 1, rows, D), key, key)
+        positions = Positions(causal, sliding_window)
+        request = Request(DotProduct(), normalizers.Softmax(), positions)
+        blocks = Blocks(pairs=1, rows=size, keys=5)
+        cut = flash.Tiles(inputs, Constants(), request, blocks)
+        times = np.zeros((cut.all_rows, keys), int)
 
         def count(tile, carry, cut=cut, times=times):
             _, _, row, key = map(int, tile.start)
@@ -471,50 +501,118 @@ def test_tiles_hold_each_pair_once(causal, sliding_window, small_tiles):
             times[row : row + tile.size[2], key : key + tile.size[3]] += here
             return carry
 
-        for row in range(0, cut.rows * cut.slabs, cut.rows):
-            slab = problem.Slab((0, 0, row, 0), (1, 1, cut.rows, keys))
-            cut.for_each_tile(slab, count, ops.zeros(()))
+        for row in range(0, cut.all_rows, cut.rows):
+            block = Block((0, 0, row, 0), (1, 1, cut.rows, keys))
+            cut.for_each_tile(block, count, ops.zeros(()))
         allowed = oracles.allowed_positions(rows, keys, causal, sliding_window)
         np.testing.assert_array_equal(times[:rows], np.broadcast_to(allowed, (rows, keys)))
 
 
 def test_the_work_of_a_window_grows_with_the_rows_only():
     def pairs(length):
-        rows, slab_count, (group,) = spans.plan(length, length, 256, True, 256)
-        return rows * slab_count * group.width
+        rows, count, (group,) = Positions(True, 256).plan(length, length, 256)
+        return rows * count * group.width
 
     assert pairs(2**15) == 8 * pairs(2**12)
     assert pairs(2**15) <= 2**15 * 512
 
 
-def test_causal_slabs_skip_what_is_masked():
-    rows, _, groups = spans.plan(8192, 8192, 256, causal=True)
+def test_causal_blocks_skip_masked_keys():
+    rows, _, groups = Positions(causal=True).plan(8192, 8192, 256)
     pairs = sum(rows * group.count * group.width for group in groups)
     assert pairs < 0.6 * 8192**2
 
 
-@pytest.mark.parametrize(
-    ("shape", "few"),
-    [
-        ((1, 8, 512, 512), True),
-        ((64, 8, 256, 256), True),  # no more than what the projections keep
-        ((None, 8, 256, 256), True),
-        ((16, 8, 512, 512), False),
-        ((None, 8, 512, 512), False),
-        ((1, 8, None, 512), False),
-        ((1, 8, 4096, 4096), False),
-    ],
-)
-def test_weights_are_kept_where_they_are_few(shape, few):
-    assert blockwise.are_few(shape, 64, problem.Options("auto")) == few
-    assert not blockwise.are_few(shape, 64, problem.Options(256))
+# Which kernel answers
+
+CPU = Device("tensorflow", cpu=True, eager=False, cores=2)
+EAGER = dataclasses.replace(CPU, eager=True)
+GPU = dataclasses.replace(CPU, cpu=False)
+JAX = dataclasses.replace(CPU, backend="jax", cores=1)
+TORCH = Device("torch", cpu=True, eager=True, cores=1)
+
+
+def request_of(normalizer="softmax", **options):
+    return Request(DotProduct(), normalizers.get(normalizer), **options)
+
+
+CAUSAL = {"positions": Positions(causal=True)}
+SELECTIVE = {"selective": True, **CAUSAL}
+SIGMOID = {"normalizer": "sigmoid"}
+CHOICES = {
+    # Weights are kept while they are few, or no more than a row keeps anyway.
+    "few": ((1, 8, 512, 512), {}, CPU, "dense", False),
+    "many": ((32, 8, 512, 512), {}, CPU, "chunked", False),
+    "a few keys": ((999, 8, 256, 256), {}, CPU, "dense", False),
+    "a few keys, any batch": ((None, 8, 256, 256), {}, CPU, "dense", False),
+    # XLA compiles where lengths are known and long.
+    "long": ((1, 8, 4096, 4096), {}, CPU, "flash", True),
+    "long, any batch": ((None, 8, 1024, 1024), {}, CPU, "flash", True),
+    "long, causal": ((1, 8, 4096, 4096), CAUSAL, CPU, "flash", True),
+    "long, eager": ((1, 8, 4096, 4096), {}, EAGER, "chunked", False),
+    "long, sigmoid": ((1, 8, 4096, 4096), {"normalizer": "sigmoid"}, CPU, "chunked", True),
+    "short, sigmoid": (
+        (1, 8, 128, 128),
+        {"normalizer": "sigmoid"},
+        CPU,
+        "reference",
+        False,
+    ),
+    "unknown length": ((1, 8, None, 512), {}, CPU, "chunked", False),
+    "unknown lengths": ((None, 8, None, None), {}, CPU, "chunked", False),
+    "selective": (
+        (1, 8, 4096, 4096),
+        {"selective": True, **CAUSAL},
+        CPU,
+        "selective",
+        True,
+    ),
+    "empty": ((2, 8, 0, 5), {}, CPU, "reference", False),
+    "accelerator": ((4, 8, 4096, 4096), {}, GPU, "flash", True),
+    "JAX": ((4, 8, 4096, 4096), {}, JAX, "flash", False),
+    "JAX, sigmoid": ((4, 8, 4096, 4096), SIGMOID, JAX, "chunked", False),
+    "PyTorch": ((4, 8, 4096, 4096), {}, TORCH, "chunked", False),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices(name):
+    shape, options, device, kernel, compiled = CHOICES[name]
+    sizes = Sizes(*(size if size is not None else UNKNOWN for size in shape), 64)
+    plan = DEFAULT.choose(request_of(**options), sizes, device)
+    assert (plan.kernel, plan.compiled) == (kernel, compiled)
+    has_choice = None in (shape[2], shape[3])
+    assert plan.few_kernel == ("dense" if has_choice else None)
+    assert plan.any_sizes == (device == EAGER)
+
+
+UNKNOWN = object()  # stands for an integer tensor
+
+
+def test_the_caller_chooses():
+    sizes = Sizes(1, 8, 128, 128, 64)
+    assert DEFAULT.choose(request_of(), sizes, CPU, None) == Plan("reference")
+    plan = DEFAULT.choose(request_of(), sizes, CPU, 64)
+    assert (plan.kernel, plan.compiled, plan.blocks.rows) == ("flash", True, 64)
+    assert DEFAULT.choose(request_of(), sizes, EAGER, 64).kernel == "chunked"
+
+
+@pytest.mark.tensorflow
+def test_sizes_of_blocks_do_not_run_over():
+    """Of 32 million pairs or more in an int32, as of 16384 rows and 16384 keys."""
+    for length in (16384, 23170, 32768, 46341, 2**20):
+        sizes = [ops.convert_to_tensor(n, "int32") for n in (3, length, length)]
+        for together in (False, True):
+            blocks = Blocks(DEFAULT.graph_pairs, together=together)
+            unknown = Sizes(sizes[0], 8, *sizes[1:], 64)
+            found = [int(n) for n in blocks.sizes(unknown)]
+            assert found == list(blocks.sizes(Sizes(3, 8, length, length, 64)))
+            assert 0 < found[0] <= 1024
 
 
 @pytest.mark.parametrize("mask", masks(1, 1))
 def test_few_weights_that_are_kept(mask, uncompiled):
-    compare_ways(
-        tensors(9, 11), normalizer="softmax", slabs_of="auto", **masks(9, 11)[mask]
-    )
+    compare_ways(tensors(9, 11), way={}, normalizer="softmax", **masks(9, 11)[mask])
 
 
 # Additive scores
@@ -598,19 +696,24 @@ def attend_to_what_is_not_padding(attend, query, key, value, **arguments):
 
 
 @pytest.mark.tensorflow
-def test_unknown_shapes(monkeypatch, head_by_head):
+@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_unknown_shapes(jit_compile, normalizer):
+    """On both sides of the choice that is made when it runs, as a graph and under XLA."""
     import tensorflow as tf
 
-    monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 1000)
-    monkeypatch.setattr(shared, "shares", lambda heads: [heads])  # compiles less
+    policy = Policy(kept_pairs=1000, autodiff_pairs=1000, **SMALL)
     shapes = ((None, H, None, D), (None, H, None, D), (None, H, None, DV))
-    options = {"normalizer": "softmax"}
-    attend = functools.partial(attend_to_what_is_not_padding, in_slabs, **options)
+    options = {"normalizer": normalizer, "policy": policy}
+    ours = functools.partial(attend_to_what_is_not_padding, attend, **options)
+    options = {"normalizer": normalizer}
     expect = functools.partial(attend_to_what_is_not_padding, densely, **options)
     step = tf.function(
-        one_step(attend), input_signature=[tf.TensorSpec(shape) for shape in shapes]
+        one_step(ours),
+        input_signature=[tf.TensorSpec(shape) for shape in shapes],
+        jit_compile=jit_compile,
     )
-    assert 7 * 7 * B * H <= blockwise.FEW_WEIGHTS < 19 * 19 * B * H
+    assert 7 * 7 * B * H <= 1000 < 19 * 19 * B * H
     for length in (7, 19):
         arrays = [ops.convert_to_tensor(x) for x in tensors(length, length)[:3]]
         assert_same(step(*arrays), one_step(expect)(*arrays))
@@ -622,7 +725,7 @@ def test_known_shapes_stay_known():
     import tensorflow as tf
 
     def step(query):
-        return attend_blockwise(query, query, query, block_size=5)
+        return attend(query, query, query, None, block_size=5)
 
     def slope(query):
         return tf.gradients(step(query), query)[0]
@@ -640,21 +743,21 @@ def test_compilation_by_the_caller():
     import tensorflow as tf
 
     options = {"normalizer": "sigmoid"}
-    attend = functools.partial(attend_to_what_is_not_padding, in_slabs, **options)
+    ours = functools.partial(attend_to_what_is_not_padding, attend, **options)
     expect = functools.partial(attend_to_what_is_not_padding, densely, **options)
     arrays = [ops.convert_to_tensor(x) for x in tensors(19, 19)[:3]]
-    jitted = tf.function(one_step(attend), jit_compile=True)
+    jitted = tf.function(one_step(ours), jit_compile=True)
     assert_same(jitted(*arrays), one_step(expect)(*arrays))
 
 
 @pytest.mark.tensorflow
-def test_saved_model_of_unknown_length(tmp_path, monkeypatch):
+def test_saved_model_of_unknown_length(tmp_path):
     import tensorflow as tf
 
-    monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 1000)
+    policy = Policy(kept_pairs=1000, **SMALL)
     module = tf.Module()
     module.attend = tf.function(
-        lambda query: attend_blockwise(query, query, query, sliding_window=3),
+        lambda query: attend(query, query, query, None, sliding_window=3, policy=policy),
         input_signature=[tf.TensorSpec((None, H, None, D))],
     )
     tf.saved_model.save(module, tmp_path)
@@ -668,15 +771,37 @@ def test_saved_model_of_unknown_length(tmp_path, monkeypatch):
 
 
 @pytest.mark.tensorflow
-def test_equal_layers_are_compiled_once():
-    options = problem.Options(256, causal=True)
-    forward, _ = dot_softmax.passes(options)
-    assert forward is dot_softmax.passes(problem.Options(256, causal=True))[0]
-    before = forward.experimental_get_tracing_count()
-    arrays = [random(1, 2, 13, 5, seed=seed) for seed in range(3)]
-    for _ in range(3):
-        attend_blockwise(*arrays, causal=True, block_size=256)
-    assert forward.experimental_get_tracing_count() == before + 1
+def test_equal_layers_are_compiled_once_for_every_batch(monkeypatch):
+    import tensorflow as tf
+
+    traced, forward = [], flash.forward
+
+    def noted(inputs, constants, **options):
+        traced.append(tuple(inputs.query.shape))
+        return forward(inputs, constants, **options)
+
+    monkeypatch.setattr(flash, "forward", noted)
+    policy = dataclasses.replace(TILES, flash_rows=24, compiled=True)
+    call = tf.function(lambda *x: attend(*x, None, policy=policy))
+    for batch in (1, 2, 3, 5):
+        for seed in range(2):
+            call(*(random(batch, 2, 13, 5, seed=seed + i) for i in range(3)))
+    # XLA compiles each function once for each shape that it is called with.
+    assert set(traced) == {(1, size, 13, 5) for size in shares(2)}
+
+
+@pytest.mark.tensorflow
+def test_a_kernel_keeps_no_layer_alive():
+    import gc
+    import weakref
+
+    for _ in range(2):
+        layer = keras_sam.SelfAttention(2, score="additive", block_size=8)
+        layer(random(2, 11, 4))
+        score = weakref.ref(layer.score)
+        del layer
+        gc.collect()
+        assert score() is None
 
 
 @pytest.mark.tensorflow

@@ -12,6 +12,7 @@ import keras_sam
 from keras_sam import scores
 from keras_sam.attention.column_sums import column_sums
 from keras_sam.attention.policy import Policy
+from keras_sam.backend.precision import matmul
 
 # More rows than are shared out, of no whole number of slabs.
 BATCH, HEADS, LENGTH, DEPTH = 2, 3, 523, 5
@@ -29,9 +30,9 @@ class Scaled(scores.Score):
 
 
 def all_pairs(query, key, mask):
-    scores = matmul(query, ops.swapaxes(key, 2, 3))
-    scores = ops.where(mask[:, None, None], scores, -1e9)
-    weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+    products = matmul(query, ops.swapaxes(key, 2, 3))
+    products = ops.where(mask[:, None, None], products, -1e9)
+    weights = ops.exp(products - ops.max(products, axis=-1, keepdims=True))
     weights = weights / ops.sum(weights, axis=-1, keepdims=True)
     both = mask[:, None, :, None] & mask[:, None, None]
     return ops.sum(weights * ops.cast(both, weights.dtype), axis=2)
@@ -74,10 +75,9 @@ def test_values_and_gradients(weighted, masked, policy):
     value, gradients = value_and_gradients(ours, *arrays)
     expected, by_backend = value_and_gradients(naive, *arrays)
     tolerance = 1e-4 if dtype == "float32" else 1e-9
-    scores = np.einsum(
-        "bhtd,bhsd->bhts", arrays[0] * (arrays[2] if weighted else 1), arrays[1]
-    )
-    weights = oracles.softmax(np.where(mask[:, None, None], scores, -np.inf))
+    query = arrays[0] * (arrays[2] if weighted else 1)
+    products = np.einsum("bhtd,bhsd->bhts", query, arrays[1])
+    weights = oracles.softmax(np.where(mask[:, None, None], products, -np.inf))
     weights = weights * mask[:, None, :, None]
     np.testing.assert_allclose(expected, weights.sum(axis=2) * upstream, rtol=1e-3)
     np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance)
@@ -90,8 +90,8 @@ def test_values_and_gradients(weighted, masked, policy):
 
 def test_each_row_gives_a_weight_of_one():
     query = random(1, 1, LENGTH, DEPTH)
-    score = scores.Dot()
-    received = numpy(column_sums(ops.convert_to_tensor(query), ops.ones(query.shape), score))
+    key = ops.ones(query.shape)
+    received = numpy(column_sums(ops.convert_to_tensor(query), key, scores.Dot()))
     np.testing.assert_allclose(received, 1, rtol=1e-5)
 
 

@@ -278,7 +278,6 @@ def test_cross_attention_has_no_such_argument():
 def test_lengths_on_both_sides_of_the_choice(monkeypatch, tmp_path):
     """An exported model of unknown length, short and long, under XLA and not."""
     import tensorflow as tf
-
     from keras_sam.ops import blockwise
 
     monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 1000)

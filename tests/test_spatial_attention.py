@@ -20,8 +20,8 @@ from gradients import numerical_gradient, value_and_gradients
 from keras import ops
 
 import keras_sam
-from keras_sam.layers import PointwiseSpatialAttention, SpatialAttention
 from keras_sam.gates import convolution
+from keras_sam.layers import PointwiseSpatialAttention, SpatialAttention
 
 # Arguments and the shape of the features, whose sizes are different primes.
 CASES = {

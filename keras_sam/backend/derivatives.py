@@ -145,13 +145,7 @@ def vjp(fn, inputs, upstream):
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            output = fn(inputs)
-        zero = tf.UnconnectedGradients.ZERO
-        return tape.gradient(output, inputs, upstream, unconnected_gradients=zero)
+        return _vjp_tensorflow(fn, inputs, upstream)
     if backend == "jax":
         import jax
 
@@ -176,3 +170,38 @@ def vjp(fn, inputs, upstream):
         materialize_grads=True,
     )
     return keras.tree.pack_sequence_as(inputs, gradients)
+
+
+def _vjp_tensorflow(fn, inputs, upstream):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        output = fn(inputs)
+    sources = keras.tree.flatten(inputs)
+    found = tape.gradient(output, sources, upstream)
+    if sources and all(gradient is None for gradient in found):
+        # `tf.autodiff.ForwardAccumulator` records no tape while it differentiates a
+        # backward pass. Symbolic gradients need none.
+        found = _symbolic_gradients(fn, inputs, sources, upstream)
+    pairs = zip(found, sources, strict=True)
+    found = [tf.zeros_like(x) if gradient is None else gradient for gradient, x in pairs]
+    return keras.tree.pack_sequence_as(inputs, found)
+
+
+def _symbolic_gradients(fn, inputs, sources, upstream):
+    import tensorflow as tf
+
+    if tf.config.functions_run_eagerly():
+        raise RuntimeError(
+            "Forward mode (`tf.autodiff.ForwardAccumulator`) needs graphs. Call "
+            "`tf.config.run_functions_eagerly(False)`."
+        )
+
+    def gradients(sources, upstream):
+        outputs = fn(keras.tree.pack_sequence_as(inputs, sources))
+        zero = tf.UnconnectedGradients.ZERO
+        flat = keras.tree.flatten(outputs), sources, keras.tree.flatten(upstream)
+        return tf.gradients(*flat, unconnected_gradients=zero)
+
+    return tf.function(gradients, autograph=False)(sources, upstream)

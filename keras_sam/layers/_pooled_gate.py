@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_sam import _initializers
 from keras_sam import _validation as check
+from keras_sam.backend.precision import wide
 from keras_sam.gates import pooled
 from keras_sam.layers._composite import CompositeLayer
 from keras_sam.layers._masks import keras_mask
@@ -175,7 +176,7 @@ class ConvolutionalGate(Gate):
         self.batch_norm = None
         if self.use_batch_norm:
             # As in the code that the papers' authors published.
-            self.batch_norm = keras.layers.BatchNormalization(
+            self.batch_norm = _BatchNormalization(
                 momentum=0.99, epsilon=1e-5, dtype=self.dtype_policy, name="batch_norm"
             )
             self.batch_norm.build((None, *grid, filters))
@@ -235,3 +236,20 @@ def pooling_names(pooling):
         listed = " or ".join(f'"{name}"' for name in known)
         raise check.invalid("pooling", f"{listed}, or a tuple of different ones", pooling)
     return tuple(names)
+
+
+class _BatchNormalization(keras.layers.BatchNormalization):
+    """Keras's layer, whose second derivatives are right on TensorFlow too.
+
+    The variance of `tf.nn.moments` takes the mean for a constant, which is right for
+    derivatives of first order only.
+    """
+
+    def _moments(self, inputs, mask):
+        if mask is not None or self.synchronized:
+            return super()._moments(inputs, mask)
+        axes, given = self._reduction_axes, inputs.dtype
+        inputs = ops.cast(inputs, wide(given))
+        mean = ops.mean(inputs, axis=axes, keepdims=True)
+        variance = ops.mean(ops.square(inputs - mean), axis=axes)
+        return ops.cast(ops.squeeze(mean, axes), given), ops.cast(variance, given)
