@@ -285,7 +285,8 @@ class Tiles(CutCall):
             unread = index * width
             start = unread if whole else smaller(unread, length - width)
             size = (*block.size[:3], width)
-            return body(Tile((*block.start[:3], start), size, unread, whole), carry)
+            tile = Tile((*block.start[:3], start), size, unread=unread, whole=whole)
+            return body(tile, carry)
 
         first, whole = first // width, whole // width
         of_whole = functools.partial(one_tile, whole=True)

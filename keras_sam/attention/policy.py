@@ -160,7 +160,9 @@ class Policy:
         compiled = self._is_compiled(request, sizes, device, "auto")
         together = not request.score.is_dot_product
         pairs = self.graph_pairs if device.cpu else self.accelerator_pairs
-        return Plan("column_sums", Blocks(pairs, None, together), compiled=compiled)
+        in_place = compiled or device.backend != "tensorflow"
+        blocks = Blocks(pairs, None, together, in_place=in_place)
+        return Plan("column_sums", blocks, compiled=compiled)
 
     def _few_pairs(self, request, sizes, device):
         if not request.is_softmax_of_dot_products or not device.cpu:
@@ -193,7 +195,7 @@ class Policy:
             compiled=compiled,
             cores=cores and kernel != "selective",
             one_by_one=shared_out,
-            any_sizes=device.backend == "tensorflow" and device.eager and not compiled,
+            any_sizes=device.backend == "tensorflow" and not compiled,
         )
 
     def _kernel(self, request, device, compiled):
@@ -231,15 +233,17 @@ class Policy:
                 rows = rows or best
                 return Blocks(rows * self.flash_keys, rows, keys=self.flash_keys)
             return Blocks(self.accelerator_pairs, rows, keys=self.accelerator_keys)
+        plain = device.backend == "tensorflow" and not compiled
         if kernel == "selective":
-            return Blocks(self.selective_pairs, rows, together)
-        if not device.cpu:
-            return Blocks(self.accelerator_pairs, rows, together)
-        if device.backend == "tensorflow" and not compiled:
-            return Blocks(self.graph_pairs, rows, together)
-        if not together:
-            rows = rows or self.chunked_rows
-        return Blocks(self.pairs, rows, together)
+            pairs = self.selective_pairs
+        elif not device.cpu:
+            pairs = self.accelerator_pairs
+        elif plain:
+            pairs = self.graph_pairs
+        else:
+            pairs = self.pairs
+            rows = rows or (None if together else self.chunked_rows)
+        return Blocks(pairs, rows, together, in_place=not plain)
 
 
 DEFAULT = Policy()

@@ -32,12 +32,16 @@ class Blocks:
         together: Whether all heads go through a block together, as the weights of a score
             need, because they may belong to one head each.
         keys: The number of keys of a tile, where blocks are cut into tiles.
+        in_place: Whether a part of a tensor can be written in place, as compiled
+            loops do. In a plain graph TensorFlow compiles a program for it instead, for
+            each shape.
     """
 
     pairs: int
     rows: int | None = None
     together: bool = False
     keys: int | None = None
+    in_place: bool = True
 
     def sizes(self, sizes):
         """Returns the rows, the examples and the heads of a block.
@@ -85,6 +89,7 @@ class Block:
 
     start: tuple
     size: tuple
+    in_place: bool = True
 
     def of_rows(self, tensor):
         """Returns the rows, from `(B, H, T, depth)`."""
@@ -111,22 +116,31 @@ class Block:
 
     def add_turned_keys(self, tensor, part):
         """Returns `tensor` with `part` added to the keys."""
-        start = (*self.start[:2], 0, self.start[3])
-        return ops.slice_update(tensor, start, self.of_turned_keys(tensor) + part)
+        return self.add_at(tensor, part, (*self.start[:2], 0, self.start[3]))
 
     def add_pairs(self, tensor, part):
         """Returns `tensor` with `part`, summed to its shape, added to the pairs."""
         start, _ = self._pairs(tensor)
-        part = sum_to_shape(part, tensor.shape)
-        return ops.slice_update(tensor, start, self.of_pairs(tensor) + part)
+        return self.add_at(tensor, sum_to_shape(part, tensor.shape), start)
+
+    def add_at(self, tensor, part, start):
+        """Returns `tensor` with `part` added from the indices `start` on."""
+        if self.in_place:
+            old = ops.slice(tensor, start, ops.shape(part))
+            return ops.slice_update(tensor, start, old + part)
+        sizes = zip(start, ops.shape(tensor), ops.shape(part), strict=True)
+        for axis, (first, length, size) in enumerate(sizes):
+            if isinstance(length, int) and isinstance(size, int) and length == size:
+                continue
+            margin = [(0, length - size if axis == other else 0) for other in range(4)]
+            part = ops.pad(part, margin)
+            if not isinstance(first, int):
+                part = ops.roll(part, first, axis)
+        return tensor + part
 
     def positions(self, axis):
         """Returns the indices along one of the four axes."""
         return self.start[axis] + ops.arange(self.size[axis], dtype="int32")
-
-    def of_all_examples(self):
-        """Returns the position in a tensor that has these examples and heads only."""
-        return dataclasses.replace(self, start=(0, 0, *self.start[2:]))
 
     def _pairs(self, tensor):
         """Returns the first indices and sizes in a tensor whose axes may broadcast."""
@@ -246,6 +260,7 @@ class RowBlocks(CutCall):
         self.rows, self.blocks, self.groups = plan
         super().__init__(inputs, constants, request, self.rows * self.blocks, examples)
         self.lead = examples, heads
+        self.in_place = blocks.in_place
 
     def run(self, body, dtypes, keys=(), carry=(), reverse=False):
         """Runs `rows, parts, carry = body(block, carry)` for each block.
@@ -296,9 +311,12 @@ class RowBlocks(CutCall):
             sums, carry = state
             number = group.count - 1 - index if reverse else index
             first_row = (group.first + number) * self.rows
-            block = Block((*lead, first_row, group.first_key(first_row)), size)
+            start = *lead, first_row, group.first_key(first_row)
+            block = Block(start, size, self.in_place)
             rows, parts, carry = body(block, carry)
-            own = block.of_all_examples()
+            if self.request.positions.allow_all:
+                return rows, ({n: sums[n] + parts[n] for n in sums}, carry)
+            own = dataclasses.replace(block, start=(0, 0, *start[2:]))
             sums = {n: own.add_turned_keys(sums[n], parts[n]) for n in sums}
             return rows, (sums, carry)
 

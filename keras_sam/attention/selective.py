@@ -100,7 +100,7 @@ def _first_pass(cut, inputs):
             given |= {name: given[name][:, :1] for name in ("query", "key")}
         selected = cut.selected(block, given, cut.scores(given))
         total = ops.sum(selected, axis=-2, keepdims=True)
-        every = ops.slice_update(every, cut.row_of(block)[0], row)
+        every = block.add_at(every, row, cut.row_of(block)[0])
         return {}, {}, (every, block.add_pairs(before, total))
 
     widest = cut.groups[-1].width

@@ -65,7 +65,12 @@ def graph_of_any_sizes(fn, open_shapes):
                 packed = [next(rest) if there else None for there in present]
                 return fn(*keras.tree.pack_sequence_as(structure, packed))
 
-            traced[key] = tf.function(run, autograph=False, input_signature=specs)
+            traced[key] = tf.function(
+                run,
+                autograph=False,
+                input_signature=specs,
+                experimental_attributes={"_noinline": True, "_tf_data_function": True},
+            )
         return traced[key](*tensors)
 
     return call
