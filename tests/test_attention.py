@@ -17,11 +17,11 @@ from keras import ops
 import keras_sam
 from keras_sam import normalizers, scores
 from keras_sam.attention import flash
+from keras_sam.attention.blocks import Block, Blocks
 from keras_sam.attention.dropout import dropout_mask
 from keras_sam.attention.policy import DEFAULT, Device, Plan, Policy
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Constants, Inputs, Request, Sizes
-from keras_sam.attention.row_blocks import Block, Blocks
 from keras_sam.backend.cores import shares
 from keras_sam.scores.additive import additive_scores
 from keras_sam.scores.base import DotProduct

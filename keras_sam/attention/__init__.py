@@ -5,11 +5,9 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam import normalizers, scores
-from keras_sam.attention import gradient, reference
-from keras_sam.attention.policy import DEFAULT, Device
-from keras_sam.attention.positions import Positions
-from keras_sam.attention.request import Constants, Inputs, Request, Sizes
-from keras_sam.backend.precision import wide
+from keras_sam.attention import gradient, positions, reference, request
+from keras_sam.attention import policy as policies
+from keras_sam.backend import precision
 
 __all__ = ["attend"]
 
@@ -32,7 +30,7 @@ def attend(
     seed=None,
     block_size="auto",
     return_attention_scores=False,
-    policy=DEFAULT,
+    policy=None,
 ):
     """Attends with queries, keys and values that are projected already.
 
@@ -67,7 +65,8 @@ def attend(
             by the sizes and the device; None is all at once.
         return_attention_scores: Whether to return the weights as well, which are computed
             whole then.
-        policy: The `keras_sam.attention.policy.Policy` that chooses the kernel.
+        policy: A `keras_sam.attention.policy.Policy`, which chooses the kernel; None is
+            the default one.
 
     Returns:
         The output `(B, H, T, Dv)`, in the dtype of `query`; with
@@ -99,26 +98,34 @@ def attend(
     score = _own_score(score, query, key)
     query, key = score.project(query, key)
     compare, operands = score.as_function()
-    positions = Positions(bool(causal), sliding_window)
-    normalizer = normalizers.get(normalizer)
-    request = Request(compare, normalizer, positions, bool(selective), dropout)
+    if not isinstance(normalizer, str) and not callable(normalizer):
+        expected = "a name or something to call"
+        raise check.invalid("normalizer", expected, normalizer)
+    asked = request.Request(
+        compare,
+        normalizers.get(normalizer) if isinstance(normalizer, str) else normalizer,
+        positions.Positions(bool(causal), sliding_window),
+        bool(selective),
+        dropout,
+    )
     if selective and not causal:
         expected = "False where `causal` is"
         raise check.invalid("selective", expected, selective)
-    constants = Constants(
+    constants = request.Constants(
         mask=_boolean(mask),
         key_mask=_boolean(key_mask),
         query_mask=_boolean(query_mask),
         seed=_draw(seed) if dropout else None,
     )
-    inputs = Inputs(query, key, value, bias, operands)
+    inputs = request.Inputs(query, key, value, bias, operands)
     if block_size is None or return_attention_scores:
-        output, weights = reference.attend(inputs, constants, request)
+        output, weights = reference.attend(inputs, constants, asked)
         output = ops.cast(output, given)
         return (output, weights) if return_attention_scores else output
-    inputs, request = _fold_temperature(_widen(inputs), request)
-    plan = policy.choose(request, Sizes.of(inputs), Device.current(), block_size)
-    output = gradient.run(inputs, constants, request, plan)
+    inputs, asked = _fold_temperature(_widen(inputs), asked)
+    sizes, device = request.Sizes.of(inputs), policies.Device.current()
+    plan = (policy or policies.DEFAULT).choose(asked, sizes, device, block_size)
+    output = gradient.run(inputs, constants, asked, plan)
     shape = (*ops.shape(query)[:3], ops.shape(value)[3])
     output = ops.cast(ops.reshape(output, shape), given)
     if query_mask is None:
@@ -151,7 +158,10 @@ def _shape_error(name, expected, tensor):
 def _own_score(score, query, key):
     """Returns a built score, from the argument."""
     is_name = isinstance(score, str)
-    score = scores.get(score, dtype=query.dtype) if is_name else scores.get(score)
+    if is_name:
+        score = scores.get(score, dtype=keras.backend.standardize_dtype(query.dtype))
+    if not isinstance(score, scores.Score):
+        raise check.invalid("score", "a name or a keras_sam.scores.Score", score)
     if not score.built:
         score.build(query.shape, key.shape)
     if is_name and score.weights:
@@ -182,18 +192,18 @@ def _draw(seed):
 
 def _widen(inputs):
     """Casts to float32, or float64, in which kernels compute."""
-    dtype = wide(inputs.query.dtype)
+    dtype = precision.wide(inputs.query.dtype)
     tensors = (None if x is None else ops.cast(x, dtype) for x in inputs[:4])
-    return Inputs(*tensors, tuple(ops.cast(x, dtype) for x in inputs.operands))
+    return request.Inputs(*tensors, tuple(ops.cast(x, dtype) for x in inputs.operands))
 
 
-def _fold_temperature(inputs, request):
+def _fold_temperature(inputs, asked):
     """Divides the query by the temperature of a softmax, which is 1 afterwards."""
-    normalizer = request.normalizer
-    is_softmax = type(normalizer) is normalizers.Softmax and not request.selective
-    if not is_softmax or not request.score.is_dot_product or normalizer.temperature == 1:
-        return inputs, request
+    normalizer = asked.normalizer
+    is_softmax = type(normalizer) is normalizers.Softmax and not asked.selective
+    if not is_softmax or not asked.score.is_dot_product or normalizer.temperature == 1:
+        return inputs, asked
     temperature = normalizer.temperature
     bias = None if inputs.bias is None else inputs.bias / temperature
     inputs = inputs._replace(query=inputs.query / temperature, bias=bias)
-    return inputs, request.with_normalizer(normalizers.Softmax())
+    return inputs, asked.with_normalizer(normalizers.Softmax())

@@ -18,9 +18,9 @@ import functools
 
 from keras import ops
 
+from keras_sam.attention.blocks import sum_to_shape
 from keras_sam.attention.reference import all_dropout_factors, pair_mask
 from keras_sam.attention.request import Inputs
-from keras_sam.attention.row_blocks import sum_to_shape
 from keras_sam.backend.precision import matmul, maximum
 from keras_sam.normalizers.masking import MASKED
 from keras_sam.normalizers.softmax import softmax

@@ -34,9 +34,11 @@ from typing import Any
 
 from keras import ops
 
+from keras_sam.attention.blocks import Block
+from keras_sam.attention.dense import turn
 from keras_sam.attention.positions import Positions, ceil, smaller
 from keras_sam.attention.request import Inputs, Sizes
-from keras_sam.attention.row_blocks import Block, CutCall
+from keras_sam.attention.row_blocks import CutCall
 from keras_sam.attention.shares import share_out
 from keras_sam.backend.loops import loop
 from keras_sam.backend.precision import matmul, maximum
@@ -63,10 +65,7 @@ def passes(request, plan):
 
 
 def forward(inputs, constants, *, request, blocks):
-    """Returns the output `(B, H, T, Dv)` and the residuals of the rows, `(B, H, T, 2)`.
-
-    The residuals are the largest score of a row and the logarithm of its sum.
-    """
+    """Returns the output `(B, H, T, Dv)`, and `m` and `L` of the rows, `(B, H, T, 2)`."""
     tiles = Tiles(inputs, constants, request, blocks)
     small = _scores_are_small(inputs) if on_cpu() else None
     depth = ops.shape(inputs.value)[3]
@@ -122,7 +121,7 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
         query, d_output = block.of_rows(tiles.query), block.of_rows(upstream)
         kept, d_total = block.of_rows(rows_kept), block.of_rows(delta)
         largest, log_total = kept[..., :1], kept[..., 1:]
-        turned, turned_upstream = _turn(query), _turn(d_output)
+        turned, turned_upstream = turn(query), turn(d_output)
 
         def one_tile(tile, carry):
             scores = _scores(tiles, tile, query)
@@ -165,8 +164,8 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
         bias = carry["bias"][:batch, :, :rows]
     return Inputs(
         query=tiles.cut(carry["query"]),
-        key=_turn(carry["key"])[: tiles.batch],
-        value=_turn(carry["value"])[: tiles.batch],
+        key=turn(carry["key"])[: tiles.batch],
+        value=turn(carry["value"])[: tiles.batch],
         bias=bias,
     )
 
@@ -204,10 +203,6 @@ def _largest(before, scores, small):
         return maximum(before, ops.max(scores, axis=-1, keepdims=True))
 
     return found() if small is None else ops.cond(small, lambda: before, found)
-
-
-def _turn(tensor):
-    return ops.swapaxes(tensor, -1, -2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +270,7 @@ class Tiles(CutCall):
     def for_each_tile(self, block, body, carry):
         """Runs `carry = body(tile, carry)` for each tile that rows of a block may see.
 
-        First for the tiles that are whole, which need no mask, then for those at an edge.
+        The tiles that are whole, and need no mask, come before those at an edge.
         """
         first_row, length, width = block.start[2], self.key_length, self.width
         span = first_row, first_row + self.rows - 1, length

@@ -10,7 +10,7 @@ import dataclasses
 import keras
 
 from keras_sam.attention import chunked, dense, flash, reference, selective
-from keras_sam.attention.row_blocks import Blocks
+from keras_sam.attention.blocks import Blocks
 from keras_sam.backend.cores import processors
 from keras_sam.backend.xla import on_cpu, runs_eagerly
 
@@ -80,9 +80,10 @@ class Policy:
     """The constants of all decisions, and the decisions.
 
     Args:
-        kept_pairs: Softmax of dot products keeps its weights up to so many pairs, 128 MiB
-            of float32. That is faster than what Keras does, and takes less memory: 0.82 to
-            0.98 of its time in training, where computing them again takes 1.02 to 1.12.
+        kept_pairs: Softmax of dot products keeps its weights up to so many pairs, 32 MiB
+            of float32. That takes 0.82 to 0.98 of Keras's time in training; computing
+            them again takes 1.02 to 1.12. With 128 MiB a server of 8 threads needs 50 MiB
+            more.
         kept_for_a_channel: It also keeps at most so many weights of a row for each channel
             of a head: the row keeps as much anyway, its query, key, value and output.
         autodiff_pairs: Other requests are differentiated by the backend up to so many
@@ -109,7 +110,7 @@ class Policy:
         compiled: Whether kernels are compiled, whatever would be chosen; for tests.
     """
 
-    kept_pairs: int = 2**25
+    kept_pairs: int = 2**23
     kept_for_a_channel: int = 4
     autodiff_pairs: int = 2**22
     compiled_pairs: int = 2**20
