@@ -70,7 +70,7 @@ def make(case):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(case["dtype"])
     layer = ours(case) if case["contender"].startswith("ours") else keras_layer(case)
-    shape = (1, case["length"], case["width"])
+    shape = (case.get("batch", 1), case["length"], case["width"])
     array = np.random.default_rng(0).normal(size=shape).astype("float32")
     x = keras.ops.cast(array, layer.compute_dtype)
     layer(x[:, :8])  # so that it is built
@@ -157,14 +157,15 @@ def torch_run(case):
 
     length, width = case["length"], case["width"]
     dense = [torch.nn.Linear(width, width) for _ in range(4)]
-    x = torch.randn(1, length, width)
+    batch = case.get("batch", 1)
+    x = torch.randn(batch, length, width)
     options = {"is_causal": case["name"] == "causal"}
     if case["name"] == "window":
         at = torch.arange(length)
         options = {"attn_mask": (at[:, None] - at[None, :]).abs() < WINDOW}
 
     def attend(x):
-        split = (1, length, HEADS, width // HEADS)
+        split = (batch, length, HEADS, width // HEADS)
         heads = [project(x).view(split).transpose(1, 2) for project in dense[:3]]
         mixed = scaled_dot_product_attention(*heads, **options)
         return dense[3](mixed.transpose(1, 2).reshape(x.shape))

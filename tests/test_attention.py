@@ -183,7 +183,7 @@ def compare_ways(arrays, weights=(), way="rows", **arguments):
         assert np.isfinite(one).all()
         size = max(np.abs(exact).max(initial=0), 1.0)
         error = 2 * np.abs(plain - exact).max(initial=0)
-        allowed = error + max(5e-7 * size, 0 if one is actual[0] else cancelled)
+        allowed = error + max(1e-6 * size, 0 if one is actual[0] else cancelled)
         np.testing.assert_allclose(one, exact, rtol=0, atol=allowed)
 
 
@@ -542,7 +542,7 @@ SIGMOID = {"normalizer": "sigmoid"}
 CHOICES = {
     # Weights are kept while they are few, or no more than a row keeps anyway.
     "few": ((1, 8, 512, 512), {}, CPU, "dense", False),
-    "many": ((32, 8, 512, 512), {}, CPU, "chunked", False),
+    "many": ((16, 8, 512, 512), {}, CPU, "chunked", False),
     "a few keys": ((999, 8, 256, 256), {}, CPU, "dense", False),
     "a few keys, any batch": ((None, 8, 256, 256), {}, CPU, "dense", False),
     # XLA compiles where lengths are known and long.
@@ -583,7 +583,9 @@ def test_choices(name):
     assert (plan.kernel, plan.compiled) == (kernel, compiled)
     has_choice = None in (shape[2], shape[3])
     assert plan.few_kernel == ("dense" if has_choice else None)
-    assert plan.any_sizes == (device == EAGER)
+    assert plan.any_sizes == (
+        kernel == "chunked" and not compiled and device in (CPU, EAGER)
+    )
 
 
 UNKNOWN = object()  # stands for an integer tensor

@@ -235,7 +235,8 @@ def test_cloned_and_weights_loaded(case, tmp_path):
 @pytest.mark.parametrize("unknown", [False, True], ids=["known", "unknown"])
 def test_trained_under_xla(unknown):
     """All layers in one model; what they are asked for is to learn smaller outputs."""
-    model, arrays = everything(unknown)
+    # Without dropout, which XLA may draw otherwise: the two ways are compared.
+    model, arrays = everything(unknown, dropout=0.0)
     weights = model.get_weights()
     x = arrays(5)
     targets = {name: 0.3 * numpy(y) for name, y in model(x).items()}
@@ -246,8 +247,7 @@ def test_trained_under_xla(unknown):
         history = model.fit(x, targets, batch_size=5, epochs=3, shuffle=False, verbose=0)
         losses[jit_compile] = history.history["loss"]
     assert losses[True][0] > losses[True][1] > losses[True][2]
-    if not any(case.arguments.get("dropout") for case in CASES.values()):
-        np.testing.assert_allclose(losses[True], losses[False], rtol=1e-4)
+    np.testing.assert_allclose(losses[True], losses[False], rtol=1e-4)
     for name, case in CASES.items():  # each weight of these layers has learned
         if not case.layer.__name__.startswith(("Self", "Cross", "Selective")):
             continue

@@ -1,10 +1,8 @@
 """`SelfAttention(causal=True, selective=True)`: one head takes off scores for all."""
 
-import functools
 import re
 
 import gradients
-import keras
 import numpy as np
 import oracles
 import pytest
@@ -22,8 +20,14 @@ from common import (
 )
 from keras import ops
 
-from keras_sam import CrossAttention, SelfAttention, record_attention
-from keras_sam.attention import penalty
+from keras_sam import CrossAttention, SelfAttention, normalizers, record_attention
+from keras_sam.attention import penalty, reference, selective
+from keras_sam.attention.blocks import Blocks
+from keras_sam.attention.policy import Plan
+from keras_sam.attention.positions import Positions
+from keras_sam.attention.request import Constants, Inputs, Request
+from keras_sam.backend.xla import compiled
+from keras_sam.scores.base import DotProduct
 
 B, H, T, C = 2, 3, 7, 5
 RIGHT = np.arange(T) < np.array([[T], [3]])  # (B, T), with padding on the right
@@ -275,52 +279,26 @@ def test_cross_attention_has_no_such_argument():
 
 
 @pytest.mark.tensorflow
-def test_lengths_on_both_sides_of_the_choice(monkeypatch, tmp_path):
-    """An exported model of unknown length, short and long, under XLA and not."""
-    import tensorflow as tf
-    from keras_sam.ops import blockwise
-
-    monkeypatch.setattr(blockwise, "FEW_WEIGHTS", 1000)
-    layer, dense = built(block_size="auto"), built()
-    dense.set_weights(layer.get_weights())
-    inputs = keras.Input((None, C))
-    model = keras.Model(inputs, layer(inputs))
-    model.export(tmp_path / "exported", verbose=False)
-    loaded = tf.saved_model.load(tmp_path / "exported")
-    jitted = tf.function(model, jit_compile=True)
-    for length in (7, 19):
-        array = random(B, length, C, seed=length)
-        expected = numpy(dense(array))
-        error = 8 * np.finfo("float32").eps * np.abs(expected).max()
-        for call in (loaded.serve, jitted):
-            np.testing.assert_allclose(numpy(call(array)), expected, rtol=0, atol=error)
-
-
-@pytest.mark.tensorflow
 def test_no_tensor_is_as_large_as_a_matrix_of_pairs():
     """Neither forward nor backward; all rows at once would have some."""
-    from keras_sam.ops import all_rows, blockwise, selective
-    from keras_sam.ops.compiled import compiled
-    from keras_sam.ops.problem import Options
-
     length = 211
     shape = (1, 2, length, 3)
-    names = "query", "key", "value", "upstream"
-    tensors = {name: ops.ones(shape) for name in names}
-    tensors |= {"selectable": penalty.selectable_keys(length), "output": ops.ones(shape)}
-    tensors |= dict.fromkeys(("bias", "mask", "key_mask", "query_mask", "seed"))
+    inputs = Inputs(*(ops.ones(shape) for _ in range(3)))
+    request = Request(
+        DotProduct(), normalizers.Softmax(), Positions(causal=True), selective=True
+    )
 
-    def largest(run, **static):
-        run = functools.partial(run, **static)
-        ir = compiled(lambda x: run(x)).experimental_get_compiler_ir(tensors)(stage="hlo")
+    def largest(run, inputs, *of_rows):
+        program = compiled(lambda inputs, *of_rows: run(inputs, Constants(), *of_rows))
+        ir = program.experimental_get_compiler_ir(inputs, *of_rows)(stage="hlo")
         shapes = re.findall(r"\w\[([\d,]+)\]", ir)
         return max(np.prod([int(n) for n in s.split(",")]) for s in shapes)
 
-    arguments = blockwise.dot_product, blockwise.softmax(1.0)
-    options = Options(8, causal=True, selective=True)
-    for compare in (None, blockwise.dot_product):
-        for run in (selective._forward, selective._backward):
-            static = {"compare": compare, "normalizer": arguments[1], "options": options}
-            assert largest(run, **static) < length**2 / 4
-    for run in all_rows.passes(*arguments, options.with_rows(None)):
-        assert largest(run) >= length**2
+    output = ops.ones(shape)
+    plan = Plan("selective", Blocks(pairs=8 * length, rows=8, together=True))
+    forward, backward = selective.passes(request, plan)
+    assert largest(forward, inputs) < length**2 / 4
+    assert largest(backward, inputs, output, (), output) < length**2 / 4
+    forward, backward = reference.passes(request, Plan("reference"))
+    assert largest(forward, inputs) >= length**2
+    assert largest(backward, inputs, output, (), output) >= length**2

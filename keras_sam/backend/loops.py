@@ -39,7 +39,8 @@ def stack(body, count, carry, dtypes, parallel=1):
             stacked, carry = body(index, carry)
             return carry, stacked
 
-        carry, stacked = jax.lax.scan(step, carry, ops.arange(count, dtype="int32"))
+        # Of JAX's own integer dtype, as an index beside it in a slice has to be.
+        carry, stacked = jax.lax.scan(step, carry, jax.numpy.arange(count))
         return stacked, carry
     if backend == "tensorflow" and not runs_eagerly():
         return _stack_in_graph(body, count, carry, dtypes, parallel)
