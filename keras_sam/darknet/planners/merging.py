@@ -10,6 +10,11 @@ _WEIGHTS_TYPES = {
     "per_channel": "per_channel",
 }
 _NORMALIZATIONS = {"relu": "relu", "avg_relu": "relu", "softmax": "softmax"}
+# Sections that pjreddie's Darknet, which adds unequal sizes, does not have.
+_ALEXEYAB_ONLY = {
+    *("sam", "scale_channels", "Gaussian_yolo", "reorg3d", "local_avgpool"),
+    "contrastive",
+}
 
 
 def sam(section, reader, network):
@@ -17,7 +22,7 @@ def sam(section, reader, network):
     source, gate = network.previous
     index, features = _from(reader, network)
     if not _agree(gate, features):
-        raise reader.error(
+        raise reader.mismatch(
             "from",
             f"points at layer {index}, which is {geometry.describe(features)}, but the "
             f"layer before is {geometry.describe(gate)}; [sam] multiplies equal shapes",
@@ -56,18 +61,63 @@ def shortcut(section, reader, network):
     """Plans `[shortcut]`: a sum of the first channels that layers share."""
     source, shape = network.previous
     indices = _layers(reader, network, "from")
-    for index in indices:
-        _check_place(reader, network, "from", index, shape)
     weighting = _WEIGHTS_TYPES[reader.text("weights_type", "none", choices=_WEIGHTS_TYPES)]
     choices = None if weighting is None else _NORMALIZATIONS
     normalization = reader.text("weights_normalization", choices=choices)
+    activation = read_activation(section, reader)
+    scales = reader.number("alpha", 1.0), reader.number("beta", 1.0)
+    places = [network.shape(index)[:2] for index in indices]
+    equal = all(_agree(place, shape[:2]) for place in places)
+    if scales != (1, 1) or (not equal and len(indices) == 1 and weighting is None):
+        return _unequal(section, reader, network, indices, scales, activation)
+    for index in indices:
+        _check_place(reader, network, "from", index, shape)
     return specs.Shortcut(
         section=section,
         sources=(source, *indices),
         shape=shape,
         weighting=weighting,
         normalization=_NORMALIZATIONS.get(normalization),
-        activation=read_activation(section, reader),
+        activation=activation,
+    )
+
+
+def _unequal(section, reader, network, indices, scales, activation):
+    """Plans the sum as pjreddie's Darknet computes it; AlexeyAB's has no such thing."""
+    source, shape = network.previous
+    index = indices[0]
+    other = network.shape(index)
+    for name in network.section_names:
+        if name in _ALEXEYAB_ONLY:
+            _check_place(reader, network, "from", index, shape)
+    # [net] of any size: what is not known is taken as equal
+    steps = {
+        (max(1, theirs // own), max(1, own // theirs))
+        for own, theirs in zip(shape[:2], other[:2], strict=True)
+        if own is not None and theirs is not None
+    } or {(1, 1)}
+    if len(steps) > 1:
+        _check_place(reader, network, "from", index, shape)
+    if len(indices) > 1:
+        raise reader.error("from", "must be one layer when `alpha` or `beta` is given")
+    if None in shape[:2] and not _agree(other[:2], shape[:2]):
+        raise section.error("needs an input of known height and width")
+    reader.notice(
+        "from",
+        f"adds {geometry.describe(other)} to {geometry.describe(shape)}, `alpha` "
+        f"{scales[0]:g}, `beta` {scales[1]:g}, as pjreddie's Darknet does; AlexeyAB's "
+        "reads neither and needs equal sizes",
+    )
+    ((stride, sample),) = steps
+    return specs.UnequalShortcut(
+        section=section,
+        sources=(source, index),
+        shape=shape,
+        stride=stride,
+        sample=sample,
+        alpha=scales[0],
+        beta=scales[1],
+        activation=activation,
     )
 
 
@@ -118,7 +168,7 @@ def _check_place(reader, network, key, index, shape):
     """Raises unless a layer has the height and width of `shape`."""
     other = network.shape(index)
     if not _agree(other[:2], shape[:2]):
-        raise reader.error(
+        raise reader.mismatch(
             key,
             f"points at layer {index}, which is {geometry.describe(other)}, but height "
             f"and width must be those of {geometry.describe(shape)}",
