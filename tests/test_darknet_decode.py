@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from keras_sam import darknet
-from keras_sam.darknet.decode import predictions
 
 pytestmark = pytest.mark.tensorflow
 
@@ -86,56 +85,6 @@ def test_decode_mistakes():
             darknet.decode(bad, model, **options)
     with pytest.raises(darknet.DarknetError, match=r"no \[yolo\]"):
         darknet.decode(outputs, HEADS.replace("[yolo]", "[dropout]"))
-
-
-def overlap(box, other):
-    """Intersection over union of two boxes: top, left, bottom, right."""
-    height = min(box[2], other[2]) - max(box[0], other[0])
-    width = min(box[3], other[3]) - max(box[1], other[1])
-    shared = max(height, 0) * max(width, 0)
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
-    return shared / (sum(areas) - shared)
-
-
-def suppress(boxes, scores, score_threshold, iou_threshold):
-    """Keeps, class by class, what no better box overlaps: (score, class, box)."""
-    kept = []
-    for number, column in enumerate(scores.T):
-        own = []
-        for index in np.argsort(-column, kind="stable"):
-            if column[index] > score_threshold and all(
-                overlap(boxes[index], box) <= iou_threshold for _, _, box in own
-            ):
-                own.append((column[index], number, boxes[index]))
-        kept += own
-    return sorted(kept, key=lambda detection: -detection[0])
-
-
-@pytest.mark.parametrize("thresholds", [(0.25, 0.45), (0.1, 0.0), (0.05, 0.8)])
-def test_suppression(thresholds):
-    """Boxes overlap much here: which stay is decided by loops."""
-    rng = np.random.default_rng(3)
-    outputs = [
-        rng.uniform(size=(3, rows, columns, 14)).astype("float32")
-        for rows, columns in ((2, 4), (4, 8))
-    ]
-    boxes, scores = predictions(outputs, HEADS)
-    found = darknet.decode(outputs, HEADS, *thresholds, max_detections=160)
-    for picture in range(3):
-        expected = suppress(boxes[picture].numpy(), scores[picture].numpy(), *thresholds)
-        count = len(expected)
-        assert 3 < count < 160
-        np.testing.assert_allclose(
-            found.scores[picture, :count], [score for score, _, _ in expected]
-        )
-        assert found.classes[picture, :count].numpy().tolist() == [
-            number for _, number, _ in expected
-        ]
-        np.testing.assert_allclose(
-            found.boxes[picture, :count], [box for _, _, box in expected]
-        )
-        assert (found.classes[picture, count:].numpy() == -1).all()
-        assert (found.scores[picture, count:].numpy() == 0).all()
 
 
 def test_in_a_compiled_function():
