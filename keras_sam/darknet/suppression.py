@@ -58,7 +58,9 @@ def _compiled(by_distance):
     numbers = [tf.TensorSpec(shape) for shape in ((None, None, 4), (None, None))]
     numbers += [tf.TensorSpec((None, None, None)), *[tf.TensorSpec(())] * 3]
 
-    @tf.function(input_signature=[*numbers, tf.TensorSpec((), tf.int32)])
+    signature = [*numbers, tf.TensorSpec((), tf.int32)]
+
+    @tf.function(input_signature=signature, autograph=False)
     def run(boxes, objectness, scores, power, score_threshold, iou_threshold, most):
         scores = tf.where(objectness[..., None] > score_threshold, scores, 0)
         exists = (scores > score_threshold) & (scores != 0)

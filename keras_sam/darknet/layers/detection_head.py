@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_sam.darknet.layers.softmax import softmax
+
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class DetectionHead(keras.layers.Layer):
@@ -23,7 +25,7 @@ class DetectionHead(keras.layers.Layer):
         if not (self.softmax and size):
             return inputs
         scores = ops.reshape(inputs[..., :size], (-1, 1, self.cells, self.classes))
-        scores = ops.reshape(ops.softmax(scores, axis=-1), (-1, 1, 1, size))
+        scores = ops.reshape(softmax(scores), (-1, 1, 1, size))
         return ops.concatenate([scores, inputs[..., size:]], axis=-1)
 
     def compute_output_shape(self, input_shape):

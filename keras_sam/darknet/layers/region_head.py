@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_sam.darknet.layers.softmax import softmax
+
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class RegionHead(keras.layers.Layer):
@@ -28,7 +30,7 @@ class RegionHead(keras.layers.Layer):
         x = ops.reshape(inputs, (-1, height, width, self.num_anchors, entries))
         classes = x[..., 5:]
         if self.softmax and self.classes:
-            classes = ops.softmax(classes, axis=-1)
+            classes = softmax(classes)
         x = ops.concatenate([x[..., :4], ops.sigmoid(x[..., 4:5]), classes], axis=-1)
         return ops.reshape(x, (-1, height, width, self.num_anchors * entries))
 

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_sam.darknet.layers.softmax import softmax
+
 
 def to_channels_first(inputs):
     """`(B, H, W, C)` to `(B, C, H, W)`."""
@@ -97,7 +99,7 @@ class GroupedSoftmax(keras.layers.Layer):
         numbers = height * width * channels
         x = to_channels_first(inputs) / self.temperature
         x = ops.reshape(x, (-1, self.groups, numbers // self.groups))
-        x = ops.softmax(x, axis=-1)
+        x = softmax(x)
         return to_channels_last(ops.reshape(x, (-1, channels, height, width)))
 
     def compute_output_shape(self, input_shape):
