@@ -9,13 +9,19 @@ import sys
 import keras
 import numpy as np
 import pytest
+from fresh_process import run_python
 
+from keras_sam import darknet
 from keras_sam.darknet.__main__ import main
 
 pytestmark = pytest.mark.tensorflow
 
 FOLDER = pathlib.Path(__file__).parent / "data" / "darknet" / "sam_minimal"
+PARTIAL = FOLDER.parent / "partial"
 CFG, WEIGHTS = str(FOLDER / "model.cfg"), str(FOLDER / "model.weights")
+
+
+YOLO = str(FOLDER.parent / "yolo_two_heads" / "model.cfg")
 
 
 def test_summary(capsys):
@@ -29,6 +35,124 @@ def test_summary(capsys):
         "3 layers, 320 weights",
         "outputs: 002_sam",
     ]
+
+
+def test_without_keras(tmp_path):
+    """Help and summaries come at once: a process that imports Keras takes seconds."""
+    script = """
+import atexit, runpy, sys
+sys.argv = ["-m", *{arguments}]
+sys.orig_argv = [sys.executable, "-m", "keras_sam.darknet", *{arguments}]
+heavy = {{"keras", "tensorflow", "jax", "torch", "PIL"}}
+atexit.register(lambda: print("heavy:", sorted(heavy & {{*sys.modules}})))
+runpy.run_module("keras_sam.darknet", run_name="__main__", alter_sys=True)
+"""
+    for arguments, words in (
+        (["--help"], "detect"),
+        (["detect", "--help"], "--letterbox"),
+        (["summary", CFG], "320 weights"),
+    ):
+        printed = run_python("-c", script.format(arguments=arguments), cwd=tmp_path)
+        assert words in printed
+        assert printed.rstrip().endswith("heavy: []")
+    assert "320 weights" in run_python(
+        "-m", "keras_sam.darknet", "summary", CFG, cwd=tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [("32x48", "32 x 48 x 3"), ("?,?", "? x ? x 3"), ("8x9x3", "8 x 9 x 3")],
+)
+def test_input_shape(shape, words, capsys):
+    assert main(["summary", CFG, "--input-shape", shape]) == 0
+    assert words in capsys.readouterr().out
+
+
+def test_convert_in_part(tmp_path, capsys):
+    arguments = [str(PARTIAL / "full.cfg"), str(PARTIAL / "cut.conv.5")]
+    output = str(tmp_path / "model.keras")
+    assert main(["convert", *arguments, output]) == 2
+    assert "`partial=True` (--partial)" in capsys.readouterr().err
+    assert main(["convert", *arguments, output, "--partial"]) == 0
+    assert "1,258 of 2,518 weights read" in capsys.readouterr().out
+    arguments[1] = str(PARTIAL / "full.weights")
+    assert main(["convert", *arguments, output, "--cutoff=1", "--input-shape=64x64"]) == 0
+    assert "186 of 2,518 weights read" in capsys.readouterr().out
+    assert keras.saving.load_model(output).input_shape == (None, 64, 64, 3)
+
+
+# A head that finds one object in the cell of a bright pixel: no weight is random.
+FINDER = """
+[net]
+height=8
+width=8
+channels=3
+[conv]
+filters=7
+activation=logistic
+[sam]
+from=-1
+[conv]
+filters=7
+activation=linear
+[yolo]
+classes=2
+anchors=2,4
+"""
+
+
+def finder_weights():
+    """Returns bytes that make classes of red and objects of red or blue."""
+    arrays = {
+        "biases 0": np.full(7, -4),
+        "kernel 0": np.diag([8.0, 8, 8])[:, [0, 1, 2]].repeat([3, 2, 2], axis=0),
+        "biases 1": [0, 0, 0, 0, -4, -4, -4],
+        "kernel 1": np.zeros((7, 7)),
+    }
+    arrays["kernel 1"][4:, 0] = 9, -9, 9  # objectness, the classes
+    parts = [np.asarray(array, "<f4").tobytes() for array in arrays.values()]
+    return darknet.Header().to_bytes() + b"".join(parts)
+
+
+@pytest.mark.parametrize("letterbox", [False, True])
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_detect(tmp_path, capsys, monkeypatch, letterbox, anywhere):
+    """The object is found, named and drawn, and the gate is bright where it is."""
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("finder.cfg").write_text(FINDER)
+    pathlib.Path("finder.weights").write_bytes(finder_weights())
+    pathlib.Path("pets.names").write_text("cat\ndog\n")
+    pixels = np.zeros((8, 16, 3), "uint8")
+    pixels[4, 8:10] = pixels[5, 8:10] = 255
+    image.fromarray(pixels.repeat(10, axis=0).repeat(10, axis=1)).save("picture.png")
+    arguments = ["detect", "finder.cfg", "finder.weights", "picture.png"]
+    arguments += ["--names", "pets.names", "--threshold", "0.3"]
+    arguments += ["--letterbox"] * letterbox + ["--input-shape=?x?"] * anywhere
+    assert main(arguments) == 0
+    *found, count, wrote = capsys.readouterr().out.splitlines()
+    assert wrote == "wrote picture.detected.png"
+    assert count == f"{len(found)} objects"
+    assert found
+    for line in found:
+        assert line.startswith("dog: 0.")
+        left, top, right, bottom = map(float, line.rpartition(": ")[2].split(","))
+        assert 75 <= (left + right) / 2 <= 105
+        assert 35 <= (top + bottom) / 2 <= 65
+    drawn = np.asarray(image.open("picture.detected.png"))
+    assert drawn.shape[0] >= 240
+    picture, gate = drawn[16:, :480], drawn[16:, 488:]
+    assert picture.shape == gate.shape == (240, 480, 3)
+    bright = np.argwhere(gate[..., 0] == 255)
+    assert 120 <= bright[:, 0].mean() <= 180
+    assert 230 <= bright[:, 1].mean() <= 300
+    colored = (picture.max(axis=-1).astype(int) - picture.min(axis=-1)) > 50
+    assert colored.any()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("finder.cfg", "finder.weights", "pets.names", "picture.png"),
+        "picture.detected.png",
+    }
 
 
 def test_convert(tmp_path, capsys):
@@ -61,6 +185,14 @@ def test_convert(tmp_path, capsys):
         (["convert", CFG, WEIGHTS, "."], r"must end in \.keras"),
         (["convert", CFG, WEIGHTS, "taken/.keras"], "is a directory"),
         (["convert", CFG, WEIGHTS, "taken", "--saved-model"], "no SavedModel"),
+        (["summary", CFG, "--input-shape", "big"], "`--input-shape` must be"),
+        (["detect", CFG, WEIGHTS, "a.png"], "finds no objects"),
+        (["detect", YOLO, WEIGHTS, "a.png"], "no such picture"),
+        (["detect", YOLO, WEIGHTS, "a.png", "--output", "a.jpg"], r"must end in \.png"),
+        (["detect", YOLO, WEIGHTS, "a.png", "--nms=2"], "`--nms` must be from 0 to 1"),
+        (["detect", YOLO, WEIGHTS, "a.png", "--names=a.names"], "no such file of names"),
+        (["detect", YOLO, WEIGHTS, "taken/thesis.tex"], "is no picture"),
+        (["detect", YOLO, WEIGHTS, "a.png", "--names=taken/thesis.tex"], "holds 1 names"),
     ],
 )
 def test_mistakes(arguments, message, tmp_path, monkeypatch, capsys):
