@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from keras_sam import darknet
+from keras_sam.darknet.boxes import Candidates
+from keras_sam.darknet.suppression import suppress
 
 pytestmark = pytest.mark.tensorflow
 
@@ -172,6 +174,35 @@ def test_like_loops(seed):
             continue
         scores, classes, boxes = zip(*detections, strict=True)
         check(found, boxes, scores, classes, n)
+
+
+@pytest.mark.parametrize(("classes", "most"), [(1, 5000), (3, 5000), (3, 50), (80, 700)])
+def test_many_candidates_like_tensorflow(classes, most):
+    """Thousands are taken block by block; TensorFlow has the plain IoU, too."""
+    tf = pytest.importorskip("tensorflow")
+    rng = np.random.default_rng(classes)
+    boxes = rng.uniform(0.05, 0.3, (2, 1500, 4)).astype("float32")
+    boxes[..., :2] = rng.uniform(0, 1, (2, 1500, 2))
+    scores = rng.permutation(3000 * classes).reshape(2, 1500, classes)  # no ties
+    scores = (scores / scores.size).astype("float32")
+    candidates = Candidates(tf.constant(boxes), tf.fill((2, 1500), np.inf), scores)
+    ours = suppress(candidates, None, 0.4, 0.4, most)
+    corners = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2] * 2, axis=-1)
+    corners[..., 2:] += boxes[..., 2:]
+    theirs = tf.image.combined_non_max_suppression(
+        corners[:, :, None],
+        scores,
+        max_output_size_per_class=1500,
+        max_total_size=most,
+        iou_threshold=0.4,
+        score_threshold=0.4,
+        clip_boxes=False,
+    )
+    assert (scores > 0.4).sum() > 1024
+    counts = (np.asarray(ours[2]) >= 0).sum(axis=1)
+    np.testing.assert_array_equal(counts, theirs.valid_detections)
+    np.testing.assert_array_equal(ours[1], theirs.nmsed_scores)
+    np.testing.assert_array_equal(np.maximum(ours[2], 0), theirs.nmsed_classes)
 
 
 HEAD = "[net]\nheight=8\nwidth=8\nchannels=7\n{}[yolo]\nclasses=2\nanchors=2,2\n"

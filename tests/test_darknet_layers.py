@@ -392,10 +392,11 @@ def test_unknown_size():
 
 def test_unknown_size_of_other_sections():
     """[crop], [reorg] and [softmax] go by the size of the call, too."""
-    text = "[net]\nchannels=4\n[conv]\nfilters=4\n[reorg]\nstride=2\n[softmax]\ngroups=2\n"
-    anywhere = darknet.build_model(text, input_shape=(None, None, 4))
+    text = "[net]\nchannels=4\n[conv]\nfilters=4\n[reorg]\nstride=2\n"
+    more = "[softmax]\ngroups=2\n"
+    anywhere = darknet.build_model(text + more, input_shape=(None, None, 4))
     crop = darknet.build_model(
-        text.replace("[reorg]\nstride=2", "[crop]\ncrop_height=3\ncrop_width=5"),
+        (text + more).replace("[reorg]\nstride=2", "[crop]\ncrop_height=3\ncrop_width=5"),
         input_shape=(None, None, 4),
     )
     assert crop.output.shape == (None, 3, 5, 4)
@@ -405,5 +406,8 @@ def test_unknown_size_of_other_sections():
             fixed = darknet.build_model(model.plan.sections, input_shape=(*size, 4))
             fixed.set_weights(model.get_weights())
             np.testing.assert_allclose(model(x), fixed(x), rtol=1e-6, atol=1e-6)
+    for more in ("[local]\n", "[shortcut]\nfrom=0\nbeta=2\n"):
+        with pytest.raises(darknet.DarknetError, match="known height and width"):
+            darknet.build_model(text + more, input_shape=(None, None, 4))
     with pytest.raises(darknet.DarknetError, match="must be known"):
         darknet.build_model(text + "[connected]\n", input_shape=(None, None, 4))

@@ -86,6 +86,13 @@ def test_a_cut_file_is_written_whole(tmp_path):
     assert len(new) == len((FOLDER / "full.weights").read_bytes())
 
 
+@pytest.mark.parametrize("options", [{"partial": "yes"}, {"cutoff": 1.5}, {"cutoff": True}])
+def test_mistakes(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        darknet.load_model(FULL, CUT, **options)
+
+
 def test_weights_that_were_read_before():
     weights = darknet.read_weights(CUT, FULL, partial=True)
     with pytest.raises(darknet.DarknetError, match="needs weights of the shapes"):

@@ -6,6 +6,7 @@ Boxes are (x, y, width, height), centres first.
 import functools
 
 _GREEDY_EXPONENT = 0.6  # of greedynms, whatever `beta_nms` says
+_BLOCK = 512  # candidates at a time: most of them need never be compared
 
 
 def exponent(nms_kind, beta_nms):
@@ -84,21 +85,39 @@ def _suppress_one(boxes, scores, exists, power, iou_threshold, most):
     values, index = tf.gather(values, order), tf.gather(index, order)
     boxes = tf.gather(boxes, index[:, 0])
     classes = tf.cast(index[:, 1], tf.int32)
-    positions = tf.range(tf.size(values))
+    total = tf.size(values)
 
-    def go_on(alive, chosen, count):
-        return (count < most) & tf.reduce_any(alive)
+    def is_near(these, those):
+        """Returns for each two, of `(P, 1)` and `(1, Q)` numbers, if one must go."""
+        first, second = tf.gather(boxes, these), tf.gather(boxes, those)
+        same = tf.gather(classes, these) == tf.gather(classes, those)
+        return same & (overlap(first, second, power) > iou_threshold)
 
-    def choose(alive, chosen, count):
-        best = tf.argmax(alive, output_type=tf.int32)
-        near = overlap(boxes[best], boxes, power) > iou_threshold
-        alive &= ~((classes == classes[best]) & near) & (positions != best)
-        return alive, chosen.write(count, best), count + 1
+    def take_block(start, chosen, count):
+        """Chooses among the next candidates, none of which is better than before."""
+        block = tf.range(start, tf.minimum(start + _BLOCK, total))
+        hidden = is_near(chosen[:count, None], block[None])
+        alive = ~tf.reduce_any(hidden, axis=0)
 
-    chosen = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=())
-    alive = tf.ones_like(values, tf.bool)
-    _, chosen, count = tf.while_loop(go_on, choose, (alive, chosen, 0))
-    chosen = chosen.stack()
+        def choose(alive, chosen, count):
+            best = start + tf.argmax(alive, output_type=tf.int32)
+            near = is_near(best[None, None], block[None])[0]
+            chosen = tf.tensor_scatter_nd_update(chosen, [[count]], [best])
+            return alive & ~near & (block != best), chosen, count + 1
+
+        _, chosen, count = tf.while_loop(
+            lambda alive, chosen, count: (count < most) & tf.reduce_any(alive),
+            choose,
+            (alive, chosen, count),
+        )
+        return start + _BLOCK, chosen, count
+
+    _, chosen, count = tf.while_loop(
+        lambda start, chosen, count: (start < total) & (count < most),
+        take_block,
+        (0, tf.zeros([most], tf.int32), 0),
+    )
+    chosen = chosen[:count]
     missing = most - count
     return (
         tf.pad(tf.gather(boxes, chosen), [[0, missing], [0, 0]]),
@@ -107,20 +126,23 @@ def _suppress_one(boxes, scores, exists, power, iou_threshold, most):
     )
 
 
-def overlap(box, boxes, power=None):
-    """Returns how much one box `(4,)` overlaps each of `(M, 4)`, as Darknet counts."""
+def overlap(box, other, power=None):
+    """Returns how much boxes `(..., 4)` overlap others, as Darknet counts."""
     import tensorflow as tf
 
-    first, last = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
-    firsts, lasts = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    def corners(box):
+        return box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2
+
+    (first, last), (firsts, lasts) = corners(box), corners(other)
     sides = tf.minimum(last, lasts) - tf.maximum(first, firsts)
-    shared = tf.where(tf.reduce_any(sides < 0, axis=-1), 0.0, sides[:, 0] * sides[:, 1])
-    union = box[2] * box[3] + boxes[:, 2] * boxes[:, 3] - shared
-    iou = tf.math.divide_no_nan(shared, union)
+    apart = tf.reduce_any(sides < 0, axis=-1)
+    shared = tf.where(apart, 0.0, sides[..., 0] * sides[..., 1])
+    areas = box[..., 2] * box[..., 3] + other[..., 2] * other[..., 3]
+    iou = tf.math.divide_no_nan(shared, areas - shared)
     if power is None:
         return iou
     around = tf.maximum(last, lasts) - tf.minimum(first, firsts)
     diagonal = tf.reduce_sum(around**2, axis=-1)
-    distance = tf.reduce_sum((box[:2] - boxes[:, :2]) ** 2, axis=-1)
+    distance = tf.reduce_sum((box[..., :2] - other[..., :2]) ** 2, axis=-1)
     far = tf.math.pow(tf.math.divide_no_nan(distance, diagonal), power)
     return tf.where(diagonal == 0, iou, iou - far)

@@ -11,6 +11,7 @@ import os
 
 import numpy as np
 
+from keras_sam._validation import boolean, integer
 from keras_sam.darknet import partial_weights, specs
 from keras_sam.darknet.errors import DarknetError
 from keras_sam.darknet.header import Header
@@ -81,7 +82,8 @@ def read_weights(weights, cfg, input_shape=None, partial=False, cutoff=None):
 
 def read_planned_weights(weights, plan, partial=False, cutoff=None):
     """Does what `read_weights` does, for a configuration already checked."""
-    partial = partial or cutoff is not None
+    cutoff = integer("cutoff", cutoff, optional=True)
+    partial = boolean("partial", partial) or cutoff is not None
     if isinstance(weights, Weights):
         _check_blocks(weights, plan, partial)
         return weights

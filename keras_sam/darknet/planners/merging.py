@@ -90,18 +90,16 @@ def _unequal(section, reader, network, indices, scales, activation):
     for name in network.section_names:
         if name in _ALEXEYAB_ONLY:
             _check_place(reader, network, "from", index, shape)
-    # [net] of any size: what is not known is taken as equal
+    if None in (*shape, *other):
+        raise section.error("needs inputs of known height and width")
     steps = {
         (max(1, theirs // own), max(1, own // theirs))
         for own, theirs in zip(shape[:2], other[:2], strict=True)
-        if own is not None and theirs is not None
-    } or {(1, 1)}
+    }
     if len(steps) > 1:
         _check_place(reader, network, "from", index, shape)
     if len(indices) > 1:
         raise reader.error("from", "must be one layer when `alpha` or `beta` is given")
-    if None in shape[:2] and not _agree(other[:2], shape[:2]):
-        raise section.error("needs an input of known height and width")
     reader.notice(
         "from",
         f"adds {geometry.describe(other)} to {geometry.describe(shape)}, `alpha` "
