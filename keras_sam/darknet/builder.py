@@ -27,7 +27,7 @@ def build_model(cfg, weights=None, input_shape=None, partial=False, cutoff=None)
             returned. None leaves the weights at their random beginning.
         input_shape: (height, width, channels) instead of those of `[net]`. Height and
             width may be None, for pictures of any size.
-        partial: Whether to load what there is of a weight file that is too short or too
+        partial: Whether to load what is in a weight file that is too short or too
             long, as Darknet does: array after array, until the file or the network
             ends. A notice names the layers that stay as initialised. This is how
             `yolov4.conv.137` begins a training.

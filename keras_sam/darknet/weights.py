@@ -197,7 +197,7 @@ def _is_transposed(layer, name, header):
 
 
 def _split(values, blocks, header):
-    """Returns the arrays of each layer, as views, and what there is of a last one."""
+    """Returns the arrays of each layer, as views, and the part of a last one."""
     layers = {}
     end = 0
     for layer, name, shape in blocks:

@@ -24,7 +24,7 @@ def add_weights(parser):
     parser.add_argument(
         "--partial",
         action="store_true",
-        help="load what there is of weights that are too short or too long, as Darknet "
+        help="load weights that are too short or too long as far as they fit, as Darknet "
         "does; the other layers stay as initialised",
     )
     parser.add_argument(

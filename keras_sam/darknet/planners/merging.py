@@ -66,10 +66,16 @@ def shortcut(section, reader, network):
     normalization = reader.text("weights_normalization", choices=choices)
     activation = read_activation(section, reader)
     scales = reader.number("alpha", 1.0), reader.number("beta", 1.0)
-    places = [network.shape(index)[:2] for index in indices]
-    equal = all(_agree(place, shape[:2]) for place in places)
-    if scales != (1, 1) or (not equal and len(indices) == 1 and weighting is None):
-        return _unequal(section, reader, network, indices, scales, activation)
+    equal = all(_agree(network.shape(index)[:2], shape[:2]) for index in indices)
+    only_alexeyab = bool(_ALEXEYAB_ONLY & network.section_names)
+    if weighting is None and len(indices) == 1 and not only_alexeyab:
+        if scales != (1, 1) or not equal:
+            return _unequal(section, reader, network, indices[0], scales, activation)
+    elif scales != (1, 1):
+        reader.notice(
+            "beta" if scales[0] == 1 else "alpha",
+            "is ignored, as in AlexeyAB's Darknet; pjreddie's does not have this network",
+        )
     for index in indices:
         _check_place(reader, network, "from", index, shape)
     return specs.Shortcut(
@@ -82,14 +88,10 @@ def shortcut(section, reader, network):
     )
 
 
-def _unequal(section, reader, network, indices, scales, activation):
+def _unequal(section, reader, network, index, scales, activation):
     """Plans the sum as pjreddie's Darknet computes it; AlexeyAB's has no such thing."""
     source, shape = network.previous
-    index = indices[0]
     other = network.shape(index)
-    for name in network.section_names:
-        if name in _ALEXEYAB_ONLY:
-            _check_place(reader, network, "from", index, shape)
     if None in (*shape, *other):
         raise section.error("needs inputs of known height and width")
     steps = {
@@ -98,8 +100,6 @@ def _unequal(section, reader, network, indices, scales, activation):
     }
     if len(steps) > 1:
         _check_place(reader, network, "from", index, shape)
-    if len(indices) > 1:
-        raise reader.error("from", "must be one layer when `alpha` or `beta` is given")
     reader.notice(
         "from",
         f"adds {geometry.describe(other)} to {geometry.describe(shape)}, `alpha` "
