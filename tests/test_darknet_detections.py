@@ -208,6 +208,21 @@ def test_many_candidates_like_tensorflow(classes, most):
 HEAD = "[net]\nheight=8\nwidth=8\nchannels=7\n{}[yolo]\nclasses=2\nanchors=2,2\n"
 
 
+@pytest.mark.parametrize(
+    ("section", "channels"),
+    [("yolo", 10), ("region", 10), ("Gaussian_yolo", 18), ("detection", 10)],
+)
+@pytest.mark.parametrize("batch", [0, 2])
+def test_nothing_to_find(section, channels, batch):
+    """Heads without classes, and batches without pictures."""
+    options = "classes=0\nnum=2\nanchors=1,1,2,2\ncoords=4\nside=4\nsoftmax=1\n"
+    cfg = f"[net]\nheight=4\nwidth=4\nchannels={channels}\n[{section}]\n{options}"
+    outputs = darknet.build_model(cfg)(np.ones((batch, 4, 4, channels), "float32"))
+    found = darknet.decode(outputs, cfg, max_detections=3)
+    assert found.boxes.shape == (batch, 3, 4)
+    assert (np.asarray(found.classes) == -1).all()
+
+
 def test_labels():
     tf = pytest.importorskip("tensorflow")
     x = np.full((1, 8, 8, 7), -9, "float32")

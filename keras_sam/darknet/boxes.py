@@ -86,12 +86,14 @@ def _region(tensor, spec, size):
 def _detection(tensor, spec, size):
     """`x = (column + x) / side`, `w = w²` (or w), `score = confidence * class`."""
     side, count, classes = spec.side, spec.boxes, spec.classes
-    cells = side * side
-    vector = ops.reshape(tensor, (-1, cells * (5 * count + classes)))
-    scores = ops.reshape(vector[:, : cells * classes], (-1, side, side, 1, classes))
+    cells, batch = side * side, ops.shape(tensor)[0]
+    vector = ops.reshape(tensor, (batch, cells * (5 * count + classes)))
+    scores = ops.reshape(vector[:, : cells * classes], (batch, side, side, 1, classes))
     sure = vector[:, cells * classes : cells * (classes + count)]
-    sure = ops.reshape(sure, (-1, side, side, count, 1))
-    boxes = ops.reshape(vector[:, cells * (classes + count) :], (-1, side, side, count, 4))
+    sure = ops.reshape(sure, (batch, side, side, count, 1))
+    boxes = ops.reshape(
+        vector[:, cells * (classes + count) :], (batch, side, side, count, 4)
+    )
     row, column = _positions(side, side)
     x, y = (column + boxes[..., 0]) / side, (row + boxes[..., 1]) / side
     w, h = boxes[..., 2], boxes[..., 3]
@@ -102,8 +104,8 @@ def _detection(tensor, spec, size):
 
 def _grid(tensor, spec, entries):
     """Returns entries `(B, rows, columns, anchors, entries)` and the positions."""
-    rows, columns = ops.shape(tensor)[1:3]
-    shape = (-1, rows, columns, len(spec.anchors), entries)
+    batch, rows, columns = ops.shape(tensor)[:3]
+    shape = (batch, rows, columns, len(spec.anchors), entries)
     rows_columns = ops.cast(rows, "float32"), ops.cast(columns, "float32")
     return ops.reshape(tensor, shape), *_positions(rows, columns), *rows_columns
 
@@ -129,12 +131,12 @@ def _never(objectness):
 
 def _flat(box, objectness, scores):
     """Makes one axis of rows, columns and anchors."""
-    rows, columns, anchors, classes = ops.shape(scores)[1:]
+    batch, rows, columns, anchors, classes = ops.shape(scores)
     count = rows * columns * anchors
     return Candidates(
-        ops.reshape(ops.stack(box, axis=-1), (-1, count, 4)),
-        ops.reshape(objectness, (-1, count)),
-        ops.reshape(scores, (-1, count, classes)),
+        ops.reshape(ops.stack(box, axis=-1), (batch, count, 4)),
+        ops.reshape(objectness, (batch, count)),
+        ops.reshape(scores, (batch, count, classes)),
     )
 
 

@@ -37,39 +37,34 @@ def suppress(candidates, power, score_threshold, iou_threshold, max_detections):
     """
     import tensorflow as tf
 
-    found = _compiled(power is not None)(
+    return _compiled(power is not None, max_detections)(
         *candidates,
         tf.constant(power or 0.0, tf.float32),
         tf.cast(score_threshold, tf.float32),
         tf.cast(iou_threshold, tf.float32),
-        tf.constant(max_detections, tf.int32),
-    )
-    batch = candidates.boxes.shape[0]
-    shapes = (batch, max_detections, 4), (batch, max_detections), (batch, max_detections)
-    return tuple(
-        tf.ensure_shape(tensor, shape) for tensor, shape in zip(found, shapes, strict=True)
     )
 
 
-@functools.cache
-def _compiled(by_distance):
+@functools.lru_cache(maxsize=64)
+def _compiled(by_distance, most):
     """Returns the graph for batches of any size, traced once."""
     import tensorflow as tf
 
-    numbers = [tf.TensorSpec(shape) for shape in ((None, None, 4), (None, None))]
-    numbers += [tf.TensorSpec((None, None, None)), *[tf.TensorSpec(())] * 3]
+    shapes = (None, None, 4), (None, None), (None, None, None), (), (), ()
 
-    signature = [*numbers, tf.TensorSpec((), tf.int32)]
-
-    @tf.function(input_signature=signature, autograph=False)
-    def run(boxes, objectness, scores, power, score_threshold, iou_threshold, most):
+    @tf.function(input_signature=[*map(tf.TensorSpec, shapes)], autograph=False)
+    def run(boxes, objectness, scores, power, score_threshold, iou_threshold):
         scores = tf.where(objectness[..., None] > score_threshold, scores, 0)
         exists = (scores > score_threshold) & (scores != 0)
         power = power if by_distance else None
         return tf.map_fn(
             lambda one: _suppress_one(*one, power, iou_threshold, most),
             (boxes, scores, exists),
-            fn_output_signature=(tf.float32, tf.float32, tf.int32),
+            fn_output_signature=(
+                tf.TensorSpec((most, 4)),
+                tf.TensorSpec((most,)),
+                tf.TensorSpec((most,), tf.int32),
+            ),
         )
 
     return run
@@ -119,11 +114,11 @@ def _suppress_one(boxes, scores, exists, power, iou_threshold, most):
     )
     chosen = chosen[:count]
     missing = most - count
-    return (
-        tf.pad(tf.gather(boxes, chosen), [[0, missing], [0, 0]]),
-        tf.pad(tf.gather(values, chosen), [[0, missing]]),
-        tf.pad(tf.gather(classes, chosen), [[0, missing]], constant_values=-1),
-    )
+    boxes = tf.pad(tf.gather(boxes, chosen), [[0, missing], [0, 0]])
+    values = tf.pad(tf.gather(values, chosen), [[0, missing]])
+    classes = tf.pad(tf.gather(classes, chosen), [[0, missing]], constant_values=-1)
+    shapes = (most, 4), (most,), (most,)
+    return tuple(map(tf.ensure_shape, (boxes, values, classes), shapes))
 
 
 def overlap(box, other, power=None):
