@@ -21,6 +21,7 @@ PARTIAL = FOLDER.parent / "partial"
 CFG, WEIGHTS = str(FOLDER / "model.cfg"), str(FOLDER / "model.weights")
 
 
+V1 = str(FOLDER.parent / "yolov1_connected_local_detection" / "model.cfg")
 YOLO = str(FOLDER.parent / "yolo_two_heads" / "model.cfg")
 
 
@@ -140,7 +141,8 @@ def test_detect(tmp_path, capsys, monkeypatch, letterbox, anywhere):
         left, top, right, bottom = map(float, line.rpartition(": ")[2].split(","))
         assert 75 <= (left + right) / 2 <= 105
         assert 35 <= (top + bottom) / 2 <= 65
-    drawn = np.asarray(image.open("picture.detected.png"))
+    with image.open("picture.detected.png") as file:
+        drawn = np.asarray(file)
     assert drawn.shape[0] >= 240
     picture, gate = drawn[16:, :480], drawn[16:, 488:]
     assert picture.shape == gate.shape == (240, 480, 3)
@@ -153,6 +155,29 @@ def test_detect(tmp_path, capsys, monkeypatch, letterbox, anywhere):
         *("finder.cfg", "finder.weights", "pets.names", "picture.png"),
         "picture.detected.png",
     }
+
+
+def test_detect_with_the_first_yolo(tmp_path, capsys):
+    """Its weights are random: what is printed is what `decode` finds."""
+    image = pytest.importorskip("PIL.Image")
+    folder = FOLDER.parent / "yolov1_connected_local_detection"
+    with np.load(folder / "vectors.npz") as arrays:
+        pixels = (arrays["input"].transpose(1, 2, 0) * 255).astype("uint8")
+    image.fromarray(pixels).save(tmp_path / "picture.png")
+    files = str(folder / "model.cfg"), str(folder / "model.weights")
+    output = str(tmp_path / "found.png")
+    arguments = [*files, str(tmp_path / "picture.png"), "--output", output]
+    assert main(["detect", *arguments, "--threshold=0"]) == 0
+    *found, count, _ = capsys.readouterr().out.splitlines()
+    model = darknet.load_model(*files)
+    outputs = model(darknet.load_image(pixels, model), training=False)
+    expected = darknet.decode(outputs, model, 0.0, max_detections=1000)
+    scores = [float(line.split()[2]) for line in found]
+    assert count == f"{len(found)} objects"
+    known = np.asarray(expected.scores[0])
+    np.testing.assert_allclose(scores, known[known > 0], atol=1e-3)
+    with image.open(output) as drawn:
+        assert min(drawn.size) >= 240
 
 
 def test_convert(tmp_path, capsys):
@@ -188,6 +213,7 @@ def test_convert(tmp_path, capsys):
         (["summary", CFG, "--input-shape", "big"], "`--input-shape` must be"),
         (["detect", CFG, WEIGHTS, "a.png"], "finds no objects"),
         (["detect", YOLO, WEIGHTS, "a.png"], "no such picture"),
+        (["detect", V1, WEIGHTS, "a.png", "--letterbox"], "`--letterbox` must not be"),
         (["detect", YOLO, WEIGHTS, "a.png", "--output", "a.jpg"], r"must end in \.png"),
         (["detect", YOLO, WEIGHTS, "a.png", "--nms=2"], "`--nms` must be from 0 to 1"),
         (["detect", YOLO, WEIGHTS, "a.png", "--names=a.names"], "no such file of names"),

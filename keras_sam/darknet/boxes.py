@@ -42,7 +42,8 @@ def candidates(tensor, spec, size):
 
 
 def _yolo(tensor, spec, size):
-    """
+    """Decodes `[yolo]`.
+
     ```
     x = (column + x) / columns               score = objectness * class
     w = exp(w) * anchor / input width        (w²·4 * anchor / input width: new_coords)
@@ -57,7 +58,7 @@ def _yolo(tensor, spec, size):
 
 
 def _gaussian_yolo(tensor, spec, size):
-    """`score = objectness * class * (1 - mean sigma)`, boxes as in `[yolo]`."""
+    """Decodes boxes as `[yolo]`; `score = objectness * class * (1 - mean sigma)`."""
     entries, row, column, rows, columns = _grid(tensor, spec, spec.classes + 9)
     x, y = (column + entries[..., 0]) / columns, (row + entries[..., 2]) / rows
     w, h = ops.exp(entries[..., 4]), ops.exp(entries[..., 6])
@@ -70,7 +71,7 @@ def _gaussian_yolo(tensor, spec, size):
 
 
 def _region(tensor, spec, size):
-    """`x = (column + sigmoid(x)) / columns`, `w = exp(w) * anchor / columns`."""
+    """Decodes `x = (column + sigmoid(x)) / columns`, `w = exp(w) * anchor / columns`."""
     entries, row, column, rows, columns = _grid(tensor, spec, spec.classes + 5)
     x = (column + ops.sigmoid(entries[..., 0])) / columns
     y = (row + ops.sigmoid(entries[..., 1])) / rows
@@ -84,7 +85,7 @@ def _region(tensor, spec, size):
 
 
 def _detection(tensor, spec, size):
-    """`x = (column + x) / side`, `w = w²` (or w), `score = confidence * class`."""
+    """Decodes `x = (column + x) / side`, `w = w²` (or w), `score = confidence * class`."""
     side, count, classes = spec.side, spec.boxes, spec.classes
     cells, batch = side * side, ops.shape(tensor)[0]
     vector = ops.reshape(tensor, (batch, cells * (5 * count + classes)))

@@ -2,6 +2,7 @@
 
 import os
 
+from keras_sam.darknet import specs
 from keras_sam.darknet.commands import arguments
 from keras_sam.darknet.errors import DarknetError
 from keras_sam.darknet.names import read_names
@@ -44,6 +45,11 @@ def _run(options):
         raise DarknetError(
             "has no [yolo] or other head: it finds no objects.", plan.sections.source
         )
+    letterbox = plan.letterbox if options.letterbox is None else True
+    if any(isinstance(head, specs.Detection) for head in plan.heads):
+        if options.letterbox:
+            raise DarknetError("`--letterbox` must not be given: [detection] has none.")
+        letterbox = False
     for name, value in (("--threshold", options.threshold), ("--nms", options.nms)):
         if not 0 <= value <= 1:
             raise DarknetError(f"`{name}` must be from 0 to 1. Received: {value}")
@@ -68,7 +74,6 @@ def _run(options):
     input_size = None if None not in plan.input_shape[:2] else size
     weights = read_planned_weights(options.weights, plan, options.partial, options.cutoff)
     model = build_planned_model(plan, weights)
-    letterbox = plan.letterbox if options.letterbox is None else options.letterbox
     inputs = pictures.load_image(picture, model, letterbox, input_size)
     with record_attention() as maps:
         outputs = model(inputs, training=False)
