@@ -1,5 +1,6 @@
 """Pictures and names as Darknet reads them."""
 
+import contextlib
 import pathlib
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_files(tmp_path):
     [
         (np.zeros((4, 4, 2), "float32"), r"a picture \(H, W, 3\)"),
         (np.zeros((4, 0, 3), "float32"), r"a picture \(H, W, 3\)"),
-        (np.zeros((4, 4, 3), "int64"), "bytes or of floats"),
+        (np.zeros((4, 4, 3), "int64"), "bytes .* or of floats"),
         ("missing.png", "no such picture"),
         ("text.png", "is no picture"),
     ],
@@ -89,6 +90,63 @@ def test_pictures_need_a_size():
         darknet.load_image("picture.png", net(4, 4, 5))
 
 
+def test_files_of_other_kinds(tmp_path):
+    """Deep pixels lose their lower bits, and pictures stand upright."""
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    path = tmp_path / "picture.png"
+    deep = rng.integers(0, 2**16, (6, 9), dtype="uint16")
+    image.fromarray(deep).save(path)
+    for channels in (1, 3):
+        inputs = darknet.load_image(path, net(6, 9, channels))
+        expected = (deep >> 8)[..., None].repeat(channels, axis=-1) / 255
+        np.testing.assert_allclose(inputs[0], expected, atol=1e-6)
+    colors = rng.integers(0, 256, (6, 9, 4), dtype="uint8")
+    image.fromarray(colors).save(path)
+    opaque = darknet.load_image(path, net(6, 9))
+    np.testing.assert_allclose(opaque[0], colors[..., :3] / 255, atol=1e-6)
+    turned = image.Exif()
+    turned[0x0112] = 6  # the first row is the right side
+    image.fromarray(colors[..., :3]).save(path, exif=turned)
+    upright = np.rot90(colors[..., :3], -1) / 255
+    np.testing.assert_allclose(darknet.load_image(path, net(9, 6))[0], upright, atol=1e-6)
+    path = tmp_path / "picture.tif"
+    image.fromarray(rng.random((6, 9), dtype="float32")).save(path)
+    with pytest.raises(darknet.DarknetError, match="numbers of 32 bits"):
+        darknet.load_image(path, net(6, 9))
+
+
+def test_damaged_files(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (16, 16, 3), dtype="uint8")
+    for name in ("a.png", "a.jpg", "a.gif", "a.bmp"):
+        path = tmp_path / name
+        image.fromarray(pixels).save(path)
+        whole = path.read_bytes()
+        for _ in range(50):
+            data = bytearray(whole[: rng.integers(len(whole))])
+            for index in rng.integers(max(len(data), 1), size=3):
+                data[index : index + 1] = rng.bytes(1)
+            path.write_bytes(data)
+            with contextlib.suppress(darknet.DarknetError):
+                assert darknet.load_image(path, net(4, 4)).shape == (1, 4, 4, 3)
+        path.write_bytes(whole)
+    monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(darknet.DarknetError, match="exceeds limit"):
+        darknet.load_image(path, net(4, 4))
+
+
+@pytest.mark.parametrize(
+    "input_size", [(0, 4), ("a", 4), (4.5, 4), (4,), 5, (-1, 3), (True, 4), (None, 4)]
+)
+def test_bad_sizes(input_size):
+    with pytest.raises(ValueError, match="`input_size` must be"):
+        darknet.load_image(np.zeros((4, 4, 3)), net(4, 4), input_size=input_size)
+    with pytest.raises(ValueError, match="`letterbox` must be"):
+        darknet.load_image(np.zeros((4, 4, 3)), net(4, 4), letterbox=input_size)
+
+
 def test_names(tmp_path, monkeypatch):
     """The path in a .data file counts from three directories."""
     folder = tmp_path / "data"
@@ -103,6 +161,13 @@ def test_names(tmp_path, monkeypatch):
         assert darknet.read_names(data) == expected
     monkeypatch.chdir(tmp_path)
     assert darknet.read_names("data/pets.data") == expected
+    # The classifier's file gives both; `labels` are codes of WordNet.
+    (folder / "codes.list").write_bytes(b"n1\r\nn2\r\n")
+    shouted = folder / "PETS.DATA"
+    shouted.write_bytes(b"\xef\xbb\xbflabels=data/codes.list\nnames=data\\pets.names\r\n")
+    assert darknet.read_names(shouted) == expected
+    shouted.write_text("labels = data/codes.list")
+    assert darknet.read_names(shouted) == ["n1", "n2"]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ def read_names(path):
 
     Args:
         path: A `.names` file, one name in a line; or a `.data` file, whose option
-            `names` is the path of one: as it stands, from the working directory, or
-            beside the `.data` file or the directory that holds it.
+            `names` (or else `labels`) is the path of one: as it stands, from the
+            working directory, or beside the `.data` file or the directory that holds
+            it.
 
     Returns:
         The list of names. Empty lines at the end do not count.
@@ -33,7 +34,7 @@ def read_names(path):
     """
     path = os.fsdecode(path)
     text = _read(path)
-    if path.endswith(".data"):
+    if path.lower().endswith(".data"):
         path = _names_path(path, text)
         text = _read(path)
     names = [line.strip() for line in text.split("\n")]
@@ -45,19 +46,22 @@ def read_names(path):
 
 
 def _names_path(path, text):
-    """Returns the path that a `.data` file gives; the first `names` counts."""
+    """Returns the path that a `.data` file gives as `names`, or else as `labels`."""
+    given = {}
     for number, line in enumerate(text.split("\n"), start=1):
-        line = "".join(line.split())
-        key, equals, value = line.partition("=")
-        if not equals or line[0] in "#;" or key not in ("names", "labels"):
-            continue
-        folder = os.path.dirname(path)
-        for root in ("", folder, os.path.join(folder, os.pardir)):
-            candidate = os.path.join(root, value)
+        key, equals, value = "".join(line.split()).partition("=")
+        if equals and key in ("names", "labels"):
+            given.setdefault(key, (value, number))
+    if not given:
+        raise DarknetError("has no option `names`.", path)
+    value, number = given.get("names") or given["labels"]
+    folder = os.path.dirname(path)
+    for root in ("", folder, os.path.join(folder, os.pardir)):
+        for name in (value, value.replace("\\", "/")):
+            candidate = os.path.join(root, name)
             if os.path.isfile(candidate):
                 return candidate
-        raise DarknetError(f"names a file that is not there: {value}", path, number)
-    raise DarknetError("has no option `names`.", path)
+    raise DarknetError(f"names a file that is not there: {value}", path, number)
 
 
 def _read(path):

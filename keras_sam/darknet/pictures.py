@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from keras_sam._validation import invalid
+from keras_sam._validation import boolean, invalid
 from keras_sam.darknet import letterbox as letterboxes
 from keras_sam.darknet.decode import network_size
 from keras_sam.darknet.errors import DarknetError
@@ -22,7 +22,8 @@ def load_image(path_or_array, model_or_cfg, letterbox=None, input_size=None):
 
     Args:
         path_or_array: A picture file that Pillow reads; or an array `(H, W, C)` or
-            `(H, W)`, RGB, of bytes (uint8) or of numbers from 0 to 1.
+            `(H, W)`, RGB, of bytes (uint8) or of numbers from 0 to 1. A file is turned
+            upright if its EXIF data says so, as Darknet built with OpenCV does.
         model_or_cfg: The model, or its configuration.
         letterbox: Whether to keep proportions. None is what `letter_box` of `[net]`
             says. AlexeyAB's Darknet stretches by default; pjreddie's letterboxes
@@ -47,8 +48,9 @@ def load_image(path_or_array, model_or_cfg, letterbox=None, input_size=None):
         plan = plan_network(model_or_cfg)
     size = network_size(plan, input_size)
     picture = read_picture(path_or_array, plan.input_shape[2])
-    letterbox = plan.letterbox if letterbox is None else letterbox
-    change = letterboxes.embed if letterbox else letterboxes.resize
+    if letterbox is None:
+        letterbox = plan.letterbox
+    change = letterboxes.embed if boolean("letterbox", letterbox) else letterboxes.resize
     return change(picture, size)[None]
 
 
@@ -64,20 +66,39 @@ def read_picture(path_or_array, channels):
     if array.dtype == np.uint8:
         return array.astype("float32") / np.float32(255)
     if array.dtype.kind != "f":
-        raise invalid("path_or_array", "of bytes or of floats", array.dtype)
+        expected = "of bytes (uint8) or of floats from 0 to 1"
+        raise invalid("path_or_array", expected, array.dtype)
     return array.astype("float32")
 
 
 def _read_file(path, channels):
-    from PIL import Image, UnidentifiedImageError
+    """Returns the pixels of a file, bytes, turned upright as its EXIF data says."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if channels not in _MODES:
         raise DarknetError(f"a file cannot give the {channels} channels of [net].", path)
     try:
         with Image.open(path) as image:
-            array = np.asarray(image.convert(_MODES[channels]))
+            kind, image = image.format, ImageOps.exif_transpose(image)
+            image.load()
     except FileNotFoundError as error:
         raise DarknetError("there is no such picture.", path) from error
-    except (UnidentifiedImageError, OSError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
         raise DarknetError(f"is no picture: {error}", path) from error
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
+        # Pillow would clip 16 bits; Darknet keeps the upper eight.
+        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+    elif image.mode in ("I", "F"):
+        raise DarknetError(
+            "holds numbers of 32 bits, whose range is unknown: give an array of numbers "
+            "from 0 to 1 instead.",
+            path,
+        )
+    array = np.asarray(image.convert(_MODES[channels]))
     return array[..., None] if array.ndim == 2 else array
