@@ -1,7 +1,10 @@
 """From the outputs of [yolo] layers to boxes."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
+from fresh_process import run_python
 
 from keras_sam import darknet
 
@@ -83,6 +86,19 @@ def test_decode_mistakes():
     ):
         with pytest.raises(ValueError, match=r"input_size|outputs|max_detections"):
             darknet.decode(bad, model, **options)
+    sized = {"input_size": (32, 64)}
+    for name, values in {
+        "input_size": [(32,), 5, "ab", (0, 64), (32.5, 64), (None, 64)],
+        "image_size": [(9,), "ab", (0, 9), [(9, 9)] * 3, [(9, 9), None], (9.0, 9.0)],
+        "letterbox": [1, "no"],
+        "score_threshold": [None, "a", float("nan"), [0.5]],
+        "iou_threshold": [None, "a", float("nan"), [0.5]],
+    }.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"`{name}` must be"):
+                darknet.decode(outputs, model, **(sized | {name: value}))
+    with pytest.raises(ValueError, match=r"`outputs` must be .*batch.*\(2, 4, 14\)"):
+        darknet.decode([output[0] for output in outputs], model, **sized)
     with pytest.raises(darknet.DarknetError, match=r"no \[yolo\]"):
         darknet.decode(outputs, HEADS.replace("[yolo]", "[dropout]"))
 
@@ -99,3 +115,22 @@ def test_in_a_compiled_function():
     expected = darknet.decode(model(x), model, 0.0, input_size=(32, 64))
     for compiled, eager in zip(detect(x), expected, strict=True):
         np.testing.assert_allclose(compiled, eager, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_models_of_other_backends(backend, tmp_path):
+    """Their outputs, which may ask for gradients, are decoded as arrays are."""
+    if find_spec(backend) is None:
+        pytest.skip(f"needs {backend}")
+    script = f"""
+import keras, numpy
+from keras_sam import darknet
+model = darknet.build_model({HEADS!r})
+outputs = model(numpy.full((2, 32, 64, 3), 0.5, "float32"), training=True)
+arrays = [keras.ops.convert_to_numpy(output) for output in outputs]
+options = {{"score_threshold": 0.0, "image_size": (50, 90), "letterbox": True}}
+for found, same in zip(*(darknet.decode(o, model, **options) for o in (outputs, arrays))):
+    numpy.testing.assert_array_equal(found, same)
+print("decoded", found.shape)
+"""
+    assert "decoded (2, 100)" in run_python("-c", script, cwd=tmp_path, backend=backend)

@@ -35,8 +35,10 @@ def candidates(tensor, spec, size):
         size: (height, width) of the network's input, in which anchors are measured.
     """
     tensor = ops.convert_to_tensor(tensor)
-    if tensor.shape[-1] != spec.shape[2]:
-        raise invalid("outputs", f"{spec.shape[2]} channels for {spec.name}", tensor)
+    channels, is_vector = spec.shape[2], isinstance(spec, specs.Detection)
+    if tensor.shape[-1:] != (channels,) or not (is_vector or len(tensor.shape) == 4):
+        expected = f"of the shape (batch, height, width, {channels}) for {spec.name}"
+        raise invalid("outputs", expected, tuple(tensor.shape))
     tensor = ops.cast(tensor, "float32")
     return _DECODERS[type(spec)](tensor, spec, size)
 

@@ -2,10 +2,11 @@
 
 import typing
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_sam._validation import invalid, is_integer, positive_integer
+from keras_sam._validation import boolean, invalid, is_integer, number, positive_integer
 from keras_sam.darknet import boxes as head_boxes
 from keras_sam.darknet import letterbox as letterboxes
 from keras_sam.darknet import specs
@@ -123,14 +124,17 @@ array([[0.71999997]], dtype=float32), array([[1]], dtype=int32))
     import tensorflow as tf
 
     max_detections = positive_integer("max_detections", max_detections)
+    score_threshold = _check_threshold("score_threshold", score_threshold)
+    iou_threshold = _check_threshold("iou_threshold", iou_threshold)
     plan = _plan(model_or_cfg)
     size = network_size(plan, input_size)
     found = _candidates(outputs, plan, size)
     names = None if names is None else _check_names(names, plan)
-    if use_letterbox(plan, letterbox, image_size):
-        pairs = _check_image_size(image_size)
-        if not any(isinstance(head, specs.Detection) for head in plan.heads):
-            found = found._replace(boxes=letterboxes.to_picture(found.boxes, pairs, size))
+    pairs = None
+    if image_size is not None:
+        pairs = _check_image_size(image_size, found.boxes.shape[0])
+    if _use_letterbox(plan, letterbox, image_size):
+        found = found._replace(boxes=letterboxes.to_picture(found.boxes, pairs, size))
     last = plan.heads[-1]
     power = exponent(last.nms_kind, last.beta_nms)
     boxes, scores, classes = suppress(
@@ -144,21 +148,36 @@ array([[0.71999997]], dtype=float32), array([[1]], dtype=int32))
     return LabeledDetections(corners, scores, classes, labels)
 
 
-def use_letterbox(plan, letterbox, image_size):
+def _use_letterbox(plan, letterbox, image_size):
     """Returns whether boxes are to be taken out of a letterbox."""
     if letterbox is None:
-        return plan.letterbox and image_size is not None
-    if letterbox and image_size is None:
+        letterbox = plan.letterbox and image_size is not None
+    elif boolean("letterbox", letterbox) and image_size is None:
         raise invalid("image_size", "given with `letterbox=True`", image_size)
-    return bool(letterbox)
+    # The first YOLO has none, whatever is asked for.
+    return letterbox and not any(isinstance(h, specs.Detection) for h in plan.heads)
 
 
 def network_size(plan, input_size):
     """Returns (height, width) of the network's input."""
-    size = plan.input_shape[:2] if input_size is None else tuple(input_size)
-    if len(size) != 2 or None in size:
+    size = plan.input_shape[:2] if input_size is None else input_size
+    try:
+        height, width = size
+    except (TypeError, ValueError):
+        height = width = None
+    if not (_is_length(height) and _is_length(width)):
         raise invalid("input_size", "(height, width) for a model of any size", input_size)
-    return size
+    return height, width
+
+
+def _is_length(value):
+    """Returns whether a value is a positive integer, or a tensor that may be one."""
+    return ops.is_tensor(value) or (is_integer(value) and value > 0)
+
+
+def _check_threshold(name, value):
+    """Returns a number or a tensor, or raises."""
+    return value if ops.is_tensor(value) else number(name, value)
 
 
 def _plan(model_or_cfg):
@@ -187,17 +206,22 @@ def _candidates(outputs, plan, size):
         head_boxes.candidates(tensor, spec, size)
         for tensor, spec in zip(outputs, plan.heads, strict=True)
     ]
-    return head_boxes.Candidates(
-        *(ops.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-    )
+    joined = [ops.concatenate(parts, axis=1) for parts in zip(*found, strict=True)]
+    if keras.backend.backend() != "tensorflow":  # which suppresses the boxes
+        joined = map(ops.convert_to_numpy, joined)
+    return head_boxes.Candidates(*joined)
 
 
-def _check_image_size(image_size):
+def _check_image_size(image_size, batch):
+    """Returns an array of one pair, or of a pair for each picture."""
     pairs = np.atleast_2d(np.asarray(image_size, dtype=object))
     sizes = pairs.reshape(-1)
     good = pairs.ndim == 2 and pairs.shape[1] == 2
     if not good or not all(is_integer(size) and size > 0 for size in sizes):
         raise invalid("image_size", "(height, width), or a list of such", image_size)
+    if batch is not None and len(pairs) not in (1, batch):
+        expected = f"one (height, width), or a list of {batch}, one for each picture"
+        raise invalid("image_size", expected, image_size)
     return pairs.astype("int64")
 
 
