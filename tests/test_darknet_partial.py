@@ -1,5 +1,6 @@
 """Weight files that do not hold the whole network, and nothing else."""
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -86,7 +87,7 @@ def test_a_cut_file_is_written_whole(tmp_path):
     assert len(new) == len((FOLDER / "full.weights").read_bytes())
 
 
-@pytest.mark.parametrize("options", [{"partial": "yes"}, {"cutoff": 1.5}, {"cutoff": True}])
+@pytest.mark.parametrize("options", [{"partial": "yes"}, {"cutoff": 1.5}, {"cutoff": -1}])
 def test_mistakes(options):
     (name,) = options
     with pytest.raises(ValueError, match=f"`{name}` must be"):
@@ -104,6 +105,23 @@ def test_weights_that_were_read_before():
     other = FULL.read_text().replace("filters=10", "filters=12")
     with pytest.raises(darknet.DarknetError, match="needs weights of the shapes"):
         darknet.build_model(other, weights, partial=True)
+
+
+def test_weights_that_were_read_before_with_a_cutoff():
+    weights = darknet.read_weights(FOLDER / "full.weights", FULL)
+    model = darknet.build_model(FULL, weights, cutoff=5)
+    arrays = model.to_darknet_weights().layers
+    np.testing.assert_array_equal(arrays[3]["weights"], weights.layers[3]["weights"])
+    assert np.any(arrays[5]["weights"] != weights.layers[5]["weights"])
+    shorter = FULL.read_text().partition("[convolutional]")
+    shorter = f"{shorter[0]}[convolutional]\nfilters=8\nsize=3\nbatch_normalize=1\n"
+    with pytest.raises(darknet.DarknetError, match=r"weights of layer \d, which has none"):
+        darknet.build_model(shorter, weights, partial=True)
+    part = darknet.read_weights(FOLDER / "truncated.weights", FULL, partial=True)
+    (index, name, values) = part.parts[0]
+    long = dataclasses.replace(part, parts=((index, name, np.tile(values, 99)),))
+    with pytest.raises(darknet.DarknetError, match=f"`{name}` of layer {index}: more"):
+        darknet.build_model(FULL, long, partial=True)
 
 
 def test_dontload_without_partial():
@@ -133,3 +151,9 @@ def test_transposed_matrices(tmp_path):
     straight = darknet.Header().to_bytes() + values.tobytes()
     kernel = darknet.build_model(cfg, straight).get_layer("000_connected_dense").kernel
     np.testing.assert_array_equal(kernel, values[2:].reshape(2, 3).T)
+    # A file that ends inside the matrix fills its first numbers in the file's order.
+    for data, order in ((path.read_bytes(), "C"), (straight, "F")):
+        part = darknet.build_model(cfg, data[:-8], partial=True)
+        kernel = np.array(part.get_layer("000_connected_dense").kernel)
+        np.testing.assert_array_equal(kernel.ravel(order)[:4], values[2:6])
+        assert not np.isin(values[6:], kernel).any()

@@ -12,7 +12,7 @@ from keras_sam.darknet.errors import DarknetError
 from keras_sam.darknet.header import Header
 from keras_sam.darknet.plan import plan_network
 from keras_sam.darknet.variables import darknet_slots
-from keras_sam.darknet.weights import Weights, write_planned_weights
+from keras_sam.darknet.weights import Weights, is_transposed, write_planned_weights
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -86,7 +86,10 @@ class DarknetModel(keras.Model):
             for name, array in arrays.items():
                 slots[index][name].assign(array)
         for index, name, values in weights.parts:
-            slots[index][name].assign_first(values)
+            slot = slots[index][name]
+            if is_transposed(self.plan.layers[index], name, weights.header):
+                slot = dataclasses.replace(slot, axes=None)  # the file's order is Keras's
+            slot.assign_first(values)
         self._header = weights.header
 
     def to_darknet_weights(self):

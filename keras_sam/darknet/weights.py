@@ -61,8 +61,8 @@ def read_weights(weights, cfg, input_shape=None, partial=False, cutoff=None):
 
     Raises:
         DarknetError: If the file is not exactly as long as the configuration needs and
-            `partial` is not given: it says how many floats were expected, and which
-            layer they end in.
+            `partial` is not given: the message has the number of floats that were
+            expected, and the layer that they end in.
 
     Example:
 
@@ -83,8 +83,12 @@ def read_weights(weights, cfg, input_shape=None, partial=False, cutoff=None):
 def read_planned_weights(weights, plan, partial=False, cutoff=None):
     """Does what `read_weights` does, for a configuration already checked."""
     cutoff = integer("cutoff", cutoff, optional=True)
+    if cutoff is not None and cutoff < 0:
+        raise DarknetError(f"`cutoff` must be at least 0. Received: cutoff={cutoff}")
     partial = boolean("partial", partial) or cutoff is not None
     if isinstance(weights, Weights):
+        if cutoff is not None:
+            weights = _before(weights, cutoff)
         _check_blocks(weights, plan, partial)
         return weights
     if isinstance(weights, (bytes, bytearray, memoryview)):
@@ -134,7 +138,7 @@ def write_planned_weights(path, weights, plan):
         for layer in plan.layers:
             for name in layer.blocks:
                 block = weights.layers[layer.index][name]
-                if _is_transposed(layer, name, weights.header):
+                if is_transposed(layer, name, weights.header):
                     block = block.T
                 file.write(np.ascontiguousarray(block, _FLOAT).data)
 
@@ -178,8 +182,29 @@ class _File:
             raise DarknetError(f"cannot be read: {error}", self.source) from error
 
 
+def _before(weights, cutoff):
+    """Returns the arrays of the layers before one."""
+    layers = {index: own for index, own in weights.layers.items() if index < cutoff}
+    parts = tuple(part for part in weights.parts if part[0] < cutoff)
+    return dataclasses.replace(weights, layers=layers, parts=parts)
+
+
 def _check_blocks(weights, plan, partial):
     """Raises unless arrays that were read before fit this plan."""
+    blocks = {(layer.index, name): shape for layer, name, shape in plan.blocks()}
+    for index in weights.layers:
+        if not any(index == own for own, _ in blocks):
+            raise DarknetError(
+                f"holds weights of layer {index}, which has none in this network.",
+                plan.sections.source,
+            )
+    for index, name, values in weights.parts:
+        if len(values) > math.prod(blocks.get((index, name), (0,))):
+            raise DarknetError(
+                f"holds {len(values)} numbers of `{name}` of layer {index}: more than "
+                "this network has.",
+                plan.sections.source,
+            )
     for layer in plan.layers:
         arrays = weights.layers.get(layer.index, {})
         found = {name: np.shape(array) for name, array in arrays.items()}
@@ -192,7 +217,8 @@ def _check_blocks(weights, plan, partial):
             )
 
 
-def _is_transposed(layer, name, header):
+def is_transposed(layer, name, header):
+    """Returns whether the file holds an array transposed: see `Header.transposed`."""
     return header.transposed and name == "weights" and isinstance(layer, specs.Connected)
 
 
@@ -206,7 +232,7 @@ def _split(values, blocks, header):
             part = (layer.index, name, values[start:])
             return layers, [part] if start < len(values) else []
         array = values[start:end]
-        if _is_transposed(layer, name, header):
+        if is_transposed(layer, name, header):
             array = array.reshape(shape[::-1]).T
         layers.setdefault(layer.index, {})[name] = array.reshape(shape)
     return layers, []
