@@ -214,6 +214,8 @@ BAD = {
                         (11, 2, "from", "height and width")),
     "unequal beside [sam]": (layer("sam", "from=0") + "[max]\nstride=2\n[shortcut]\nfrom=0",
                              (13, 3, "from", "height and width")),
+    "unequal crosswise": (layer("upsample") + "[crop]\ncrop_height=24\ncrop_width=16\n"
+                          "[shortcut]\nfrom=0\n", (13, 3, "from", "height and width")),
     "unequal of two": (layer("maxpool", "stride=2") + "[shortcut]\nfrom=0,1\n",
                        (11, 2, "from", "height and width")),
     "route shapes": (layer("maxpool", "stride=2") + "[route]\nlayers=0,1\n",
@@ -397,6 +399,15 @@ def test_an_input_size_that_does_not_fit(network, size, stride):
     with pytest.raises(darknet.DarknetError, match=f"input is {size} x 64, .*{stride}"):
         plan_network(text, (size, 64, 3))
     assert plan_network(text, (fit, fit + stride, 3))
+
+
+def test_the_largest_stride_is_named():
+    """A later layer may need more than the one that fails first."""
+    cfg = (
+        "[net]\nwidth=48\nheight=64\nchannels=1\n[reorg3d]\nstride=32\n[reorg3d]\nstride=2"
+    )
+    with pytest.raises(darknet.DarknetError, match="multiples of 64, such as 64 x 64"):
+        plan_network(cfg)
 
 
 def test_error_names_the_file(tmp_path):

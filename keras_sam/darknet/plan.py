@@ -7,6 +7,7 @@ the whole network has been checked. No Keras here.
 import collections
 import dataclasses
 import logging
+import math
 
 from keras_sam._validation import invalid, positive_integer
 from keras_sam.darknet import geometry
@@ -193,27 +194,34 @@ def _once(notices):
 
 
 def _explain(error, sections, input_shape):
-    """Returns what is wrong with the input size, if another one gets further."""
+    """Returns what is wrong with the input size, if another one fits more layers."""
     height, width, channels = _input_shape(OptionReader(sections[0]), input_shape)
     if height is None or width is None:
         return None
 
-    def gets_further(*size):
-        try:
-            _plan(sections, (*size, channels))
-        except DarknetError as other:
-            return other.index is not None and other.index > error.index
-        return True
+    def multiples(stride, more=0):
+        return [(-(-size // stride) + more) * stride for size in (height, width)]
 
-    for stride in (2, 4, 8, 16, 32, 64, 128):
-        fit = [-(-size // stride) * stride for size in (height, width)]
-        larger = [size + stride for size in fit]
-        if fit != [height, width] and gets_further(*fit) and gets_further(*larger):
-            return (
-                f"the input is {height} x {width}, but this network needs a height and "
-                f"width that are multiples of {stride}, such as {fit[0]} x {fit[1]}"
-            )
-    return None
+    def reach(stride):
+        """Returns the first layer that multiples of `stride` do not fit."""
+        reached = math.inf
+        for size in (multiples(stride), multiples(stride, more=1)):
+            try:
+                _plan(sections, (*size, channels))
+            except DarknetError as other:
+                if other.about_sizes:
+                    reached = min(reached, other.index)
+        return reached
+
+    strides = [2**n for n in range(1, 8) if multiples(2**n) != [height, width]]
+    best = max(strides, key=reach, default=None)
+    if best is None or reach(best) <= error.index:
+        return None
+    fit = multiples(best)
+    return (
+        f"the input is {height} x {width}, but this network needs a height and "
+        f"width that are multiples of {best}, such as {fit[0]} x {fit[1]}"
+    )
 
 
 def log_notices(plan, notices=None):

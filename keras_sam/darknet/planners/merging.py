@@ -95,7 +95,7 @@ def _unequal(section, reader, network, index, scales, activation):
     if None in (*shape, *other):
         raise section.error("needs inputs of known height and width")
     steps = {
-        (max(1, theirs // own), max(1, own // theirs))
+        (theirs // own, own // theirs)
         for own, theirs in zip(shape[:2], other[:2], strict=True)
     }
     if len(steps) > 1:
@@ -111,8 +111,8 @@ def _unequal(section, reader, network, index, scales, activation):
         section=section,
         sources=(source, index),
         shape=shape,
-        stride=stride,
-        sample=sample,
+        stride=max(1, stride),
+        sample=max(1, sample),
         alpha=scales[0],
         beta=scales[1],
         activation=activation,
