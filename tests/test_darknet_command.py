@@ -23,6 +23,7 @@ CFG, WEIGHTS = str(FOLDER / "model.cfg"), str(FOLDER / "model.weights")
 
 V1 = str(FOLDER.parent / "yolov1_connected_local_detection" / "model.cfg")
 YOLO = str(FOLDER.parent / "yolo_two_heads" / "model.cfg")
+YOLO_WEIGHTS = YOLO.replace("model.cfg", "model.weights")
 
 
 def test_summary(capsys):
@@ -157,6 +158,16 @@ def test_detect(tmp_path, capsys, monkeypatch, letterbox, anywhere):
     }
 
 
+def test_detect_at_a_size_that_does_not_fit(tmp_path, capsys):
+    """A network for any size takes the picture's own, which its stride must divide."""
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (24, 20)).save(tmp_path / "picture.png")
+    arguments = [YOLO, YOLO_WEIGHTS, str(tmp_path / "picture.png"), "--input-shape=?x?"]
+    assert main(["detect", *arguments]) == 2
+    assert "the input is 20 x 24, but this network needs" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
 def test_detect_with_the_first_yolo(tmp_path, capsys):
     """Its weights are random: what is printed is what `decode` finds."""
     image = pytest.importorskip("PIL.Image")
@@ -217,7 +228,14 @@ def test_convert(tmp_path, capsys):
         (["detect", YOLO, WEIGHTS, "a.png", "--output", "a.jpg"], r"must end in \.png"),
         (["detect", YOLO, WEIGHTS, "a.png", "--nms=2"], "`--nms` must be from 0 to 1"),
         (["detect", YOLO, WEIGHTS, "a.png", "--names=a.names"], "no such file of names"),
-        (["detect", YOLO, WEIGHTS, "taken/thesis.tex"], "is no picture"),
+        (["detect", YOLO, YOLO_WEIGHTS, "taken/thesis.tex"], "is no picture"),
+        (["detect", YOLO, WEIGHTS, "taken/thesis.tex"], "the file is too short"),
+        (["detect", YOLO, WEIGHTS, CFG, "--output=no/a.png"], "no directory .*no to write"),
+        (
+            ["convert", CFG, WEIGHTS, "a.keras", "--cutoff=-1"],
+            "`cutoff` must be at least 0",
+        ),
+        (["summary", CFG, "--input-shape", "0x8"], "`--input-shape` must be"),
         (["detect", YOLO, WEIGHTS, "a.png", "--names=taken/thesis.tex"], "holds 1 names"),
     ],
 )

@@ -7,7 +7,7 @@ from keras_sam.darknet.errors import DarknetError
 from keras_sam.darknet.options import OptionReader
 from keras_sam.darknet.plan import plan_network
 
-_SHAPE = re.compile(r"(\d+|\?)[x,](\d+|\?)(?:[x,](\d+))?")
+_SHAPE = re.compile(r"([1-9][0-9]*|\?)[x,]([1-9][0-9]*|\?)(?:[x,]([1-9][0-9]*))?")
 
 
 def add_input_shape(parser):
@@ -33,6 +33,13 @@ def add_weights(parser):
         metavar="LAYER",
         help="load only the layers before this one (implies --partial)",
     )
+
+
+def weights(options, plan):
+    """Returns the weights that the options give."""
+    from keras_sam.darknet.weights import read_planned_weights  # NumPy, for some only
+
+    return read_planned_weights(options.weights, plan, options.partial, options.cutoff)
 
 
 def plan(options):

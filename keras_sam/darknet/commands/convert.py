@@ -51,13 +51,12 @@ def _run(options):
     if not os.path.isdir(parent):
         raise DarknetError(f"there is no directory {parent} to write to.")
     plan = arguments.plan(options)
+    weights = arguments.weights(options, plan)
 
     import keras
 
     from keras_sam.darknet.builder import build_planned_model
-    from keras_sam.darknet.weights import read_planned_weights
 
-    weights = read_planned_weights(options.weights, plan, options.partial, options.cutoff)
     print(summary_table(plan))
     bar = keras.utils.Progbar(len(plan.layers), unit_name="layer")
     model = build_planned_model(plan, weights, progress=lambda spec: bar.add(1))

@@ -6,6 +6,7 @@ from keras_sam.darknet import specs
 from keras_sam.darknet.commands import arguments
 from keras_sam.darknet.errors import DarknetError
 from keras_sam.darknet.names import read_names
+from keras_sam.darknet.plan import plan_network
 
 
 def add_parser(commands):
@@ -38,43 +39,26 @@ def add_parser(commands):
 
 def _run(options):
     output = options.output or f"{os.path.splitext(options.picture)[0]}.detected.png"
-    if not output.lower().endswith(".png"):
-        raise DarknetError(f"`--output` must end in .png. Received: {output}")
     plan = arguments.plan(options)
-    if not plan.heads:
-        raise DarknetError(
-            "has no [yolo] or other head: it finds no objects.", plan.sections.source
-        )
-    letterbox = plan.letterbox if options.letterbox is None else True
-    if any(isinstance(head, specs.Detection) for head in plan.heads):
-        if options.letterbox:
-            raise DarknetError("`--letterbox` must not be given: [detection] has none.")
-        letterbox = False
-    for name, value in (("--threshold", options.threshold), ("--nms", options.nms)):
-        if not 0 <= value <= 1:
-            raise DarknetError(f"`{name}` must be from 0 to 1. Received: {value}")
-    names = None if options.names is None else read_names(options.names)
-    classes = plan.heads[-1].classes
-    if names is not None and len(names) < classes:
-        raise DarknetError(
-            f"holds {len(names)} names, but there are {classes} classes.", options.names
-        )
+    letterbox = _check_head(plan, options)
+    names = None if options.names is None else _read_names(options.names, plan)
+    _check_files(options.picture, output)
+    weights = arguments.weights(options, plan)
 
     import numpy as np
 
     from keras_sam.darknet import drawing, pictures
     from keras_sam.darknet.builder import build_planned_model
-    from keras_sam.darknet.decode import decode, network_size
-    from keras_sam.darknet.weights import read_planned_weights
+    from keras_sam.darknet.decode import decode
     from keras_sam.recording import record_attention
 
     picture = pictures.read_picture(options.picture, plan.input_shape[2])
     size = picture.shape[:2]
-    # A model for any size takes the picture's own.
-    input_size = None if None not in plan.input_shape[:2] else size
-    weights = read_planned_weights(options.weights, plan, options.partial, options.cutoff)
+    if None in plan.input_shape:  # any size is that of the picture, if it fits
+        sides = zip(plan.input_shape, picture.shape, strict=True)
+        plan = plan_network(plan.sections, [own or given for own, given in sides])
     model = build_planned_model(plan, weights)
-    inputs = pictures.load_image(picture, model, letterbox, input_size)
+    inputs = pictures.load_image(picture, model, letterbox)
     with record_attention() as maps:
         outputs = model(inputs, training=False)
     found = decode(
@@ -83,7 +67,6 @@ def _run(options):
         options.threshold,
         options.nms,
         max_detections=1000,
-        input_size=input_size,
         image_size=size,
         letterbox=letterbox,
     )
@@ -96,7 +79,43 @@ def _run(options):
         picture,
         objects,
         {name: np.asarray(gate)[0].mean(axis=-1) for name, gate in maps.items()},
-        network_size(plan, input_size),
+        plan.input_shape[:2],
         letterbox,
     )
     print(f"wrote {output}")
+
+
+def _check_files(picture, output):
+    """Raises, before the network is built, if a file cannot be read or written."""
+    if not output.lower().endswith(".png"):
+        raise DarknetError(f"`--output` must end in .png. Received: {output}")
+    if not os.path.isfile(picture):
+        raise DarknetError("there is no such picture.", picture)
+    parent = os.path.dirname(os.path.abspath(output))
+    if not os.path.isdir(parent):
+        raise DarknetError(f"there is no directory {parent} to write to.")
+
+
+def _check_head(plan, options):
+    """Returns whether to letterbox, or raises if the network finds no objects so."""
+    if not plan.heads:
+        raise DarknetError(
+            "has no [yolo] or other head: it finds no objects.", plan.sections.source
+        )
+    for name, value in (("--threshold", options.threshold), ("--nms", options.nms)):
+        if not 0 <= value <= 1:
+            raise DarknetError(f"`{name}` must be from 0 to 1. Received: {value}")
+    if any(isinstance(head, specs.Detection) for head in plan.heads):
+        if options.letterbox:
+            raise DarknetError("`--letterbox` must not be given: [detection] has none.")
+        return False
+    return plan.letterbox if options.letterbox is None else True
+
+
+def _read_names(path, plan):
+    names, classes = read_names(path), plan.heads[-1].classes
+    if len(names) < classes:
+        raise DarknetError(
+            f"holds {len(names)} names, but there are {classes} classes.", path
+        )
+    return names
