@@ -55,7 +55,7 @@ def draw(path, picture, found, gates, network_size, letterbox):
         picture: `(H, W, C)`, from 0 to 1.
         found: A list of `FoundObject`.
         gates: By layer name, arrays `(h, w)`. Each panel goes from its least number,
-            black, to its largest, white; the caption says which they are.
+            black, to its largest, white; the caption shows both.
         network_size: (height, width) of the network's input.
         letterbox: Whether the gates see grey margins, which are cut off.
     """

@@ -42,7 +42,7 @@ def floats(shape):
 
 
 def same(size, other):
-    """Says whether two sizes agree as far as they are known."""
+    """Returns whether two sizes agree as far as they are known."""
     return size is None or other is None or size == other
 
 

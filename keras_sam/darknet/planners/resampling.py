@@ -31,7 +31,7 @@ def local_avgpool(section, reader, network):
 
 
 def avgpool(section, reader, network):
-    """Plans `[avgpool]`: the mean over all places."""
+    """Plans `[avgpool]`: the mean over all positions."""
     source, (_, _, channels) = network.previous
     return specs.GlobalAveragePooling(
         section=section, sources=(source,), shape=(1, 1, channels)
@@ -58,7 +58,7 @@ def upsample(section, reader, network):
 
 
 def reorg3d(section, reader, network):
-    """Plans `[reorg3d]`: blocks of places become channels."""
+    """Plans `[reorg3d]`: blocks of positions become channels."""
     reader.refuse("reverse")
     source, (height, width, channels) = network.previous
     stride = reader.integer("stride", 1, minimum=1)

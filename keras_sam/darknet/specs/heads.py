@@ -9,8 +9,8 @@ from keras_sam.darknet.specs.base import Spec
 class Head(Spec):
     """What all heads have.
 
-    `nms_kind` and `beta_nms` say how overlapping boxes are suppressed. Of several heads
-    the last one rules all.
+    `nms_kind` and `beta_nms` choose the overlap that suppresses boxes. Of several heads
+    the last one's count.
     """
 
     classes: int
@@ -49,7 +49,7 @@ class Region(Head):
 class Detection(Head):
     """`[detection]` of YOLOv1: a vector of scores, confidences and boxes.
 
-    `boxes` of each of `side * side` cells; `squared` says that w and h are roots.
+    `boxes` of each of `side * side` cells; with `squared`, w and h are roots.
     """
 
     side: int

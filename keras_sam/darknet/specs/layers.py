@@ -123,7 +123,7 @@ class Route(Spec):
 class Pooling(Spec):
     """`[maxpool]` or `[local_avgpool]` over windows.
 
-    `same` says that TensorFlow's SAME padding is the padding.
+    `same` is true where the padding is TensorFlow's SAME.
     """
 
     kind: str
