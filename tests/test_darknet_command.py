@@ -168,6 +168,24 @@ def test_detect_at_a_size_that_does_not_fit(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
 
 
+@pytest.mark.parametrize("shape", [(1, 900, 3), (900, 1, 3), (9, 9, 1), (2, 2, 7)])
+def test_drawing_what_is_not_finite(shape, tmp_path):
+    """Damaged weights make NaN: boxes and gates are drawn as far as they have numbers."""
+    image = pytest.importorskip("PIL.Image")
+    from keras_sam.darknet import drawing
+
+    found = [drawing.FoundObject("k\u00e4fer \u65e5", 3, 0.5, (np.nan, -1, 2, np.inf))]
+    gates = {"a": np.full((3, 3), np.nan), "b": np.diag([1, np.inf]), "c": np.eye(2)}
+    path = tmp_path / "drawn.png"
+    drawing.draw(path, np.full(shape, 0.5), found, gates, (32, 64), letterbox=True)
+    with image.open(path) as drawn:
+        pixels = np.asarray(drawn)[drawing._CAPTION :]
+    width = (pixels.shape[1] + drawing._GAP) // 4  # of one of four panels and its gap
+    nothing, most = pixels[:, width:], pixels[:, 2 * width :]
+    assert (nothing[:, : width - drawing._GAP] == 0).all()
+    assert most[0, 0].min() >= most[0, width - drawing._GAP - 1].max()
+
+
 def test_detect_with_the_first_yolo(tmp_path, capsys):
     """Its weights are random: what is printed is what `decode` finds."""
     image = pytest.importorskip("PIL.Image")

@@ -123,6 +123,7 @@ def _color(number):
 
 def _gate_image(gate, size, picture, network_size, letterbox):
     """Returns the part of a gate that sees the picture, from black to white."""
+    gate = np.where(np.isfinite(gate), gate, 0)  # NaN has no color
     span = max(float(gate.max() - gate.min()), 1e-12)
     image = _image(((gate - gate.min()) / span)[..., None])
     height, width = network_size
