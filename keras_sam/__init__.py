@@ -2,21 +2,24 @@
 
 import importlib
 
-from keras_sam import darknet, layers, normalizers, scores
+from keras_sam import _startup
 from keras_sam._version import __version__
-from keras_sam.attention import attend
-from keras_sam.export import export_saved_model
-from keras_sam.layers import (
-    CBAM,
-    ChannelAttention,
-    CrossAttention,
-    PointwiseSpatialAttention,
-    SelectiveAttention,
-    SelfAttention,
-    SpatialAttention,
-    SpatialGate,
-)
-from keras_sam.recording import AttentionDetails, AttentionMaps, record_attention
+
+if not _startup.runs("keras_sam.darknet"):  # a command imports only what it needs
+    from keras_sam import darknet, layers, normalizers, scores
+    from keras_sam.attention import attend
+    from keras_sam.export import export_saved_model
+    from keras_sam.layers import (
+        CBAM,
+        ChannelAttention,
+        CrossAttention,
+        PointwiseSpatialAttention,
+        SelectiveAttention,
+        SelfAttention,
+        SpatialAttention,
+        SpatialGate,
+    )
+    from keras_sam.recording import AttentionDetails, AttentionMaps, record_attention
 
 __all__ = [
     "CBAM",

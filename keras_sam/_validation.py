@@ -7,8 +7,6 @@ Every message names the argument, says what was expected and shows what came::
 
 import numbers
 
-import keras
-
 
 def invalid(name, expected, value):
     """Returns the `ValueError` that all checks raise, in the one style."""
@@ -72,6 +70,8 @@ def initializer(name, value):
 
     A function would do as well, until the model that holds it is loaded again.
     """
+    import keras  # here, for commands that do without
+
     expected = "the name or an instance of a Keras initializer"
     return _of_keras(name, keras.initializers, "Initializer", expected, value)
 
@@ -80,6 +80,8 @@ def regularizer(name, value):
     """Returns the Keras regularizer that `value` stands for, or None, or raises."""
     if value is None:
         return None
+    import keras  # here, for commands that do without
+
     expected = "the name or an instance of a Keras regularizer, or None"
     return _of_keras(name, keras.regularizers, "Regularizer", expected, value)
 

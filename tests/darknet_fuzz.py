@@ -30,18 +30,24 @@ NUMBERS = words("""0 1 -1 2 3 -2 7 32 1000000000 -1000000000 2147483647 21474836
     \uff13 1_0 +""")
 NAMES = words("""net network conv convolutional sam scale_channels shortcut route maxpool
     max local_avgpool local_avg avgpool avg upsample reorg3d reorg dropout activation
-    batchnorm yolo region connected crop SAM""")
+    batchnorm yolo region connected crop SAM softmax soft cost conn local detection
+    Gaussian_yolo contrastive rnn crnn iseg""")
 KEYS = words("""filters size stride stride_x stride_y pad padding groups group_id dilation
     batch_normalize activation share_index from layers weights_type scale classes num
     weights_normalization maxpool_depth out_channels scale_wh mask anchors new_coords
-    scale_x_y antialiasing xnor width height channels probability reverse""")
-WORDS = words("mish linear logistic relu6 leaky none softmax relu per_channel bogus")
+    scale_x_y antialiasing xnor width height channels probability reverse output
+    temperature spatial tree coords side softmax sqrt crop_height crop_width noadjust
+    alpha beta nms_kind beta_nms yolo_point classfix background dontload dontloadscales
+    letter_box""")
+WORDS = words("""mish linear logistic relu6 leaky none softmax relu per_channel bogus
+    greedynms left_top silu""")
 
 
 def seeds():
     """Returns well-formed configurations to start from."""
     rng = np.random.default_rng(0)
-    texts = [path.read_text() for path in sorted(VECTORS.glob("*/model.cfg"))]
+    paths = [*VECTORS.glob("*/*.cfg")]  # those of detections and partial, too
+    texts = [path.read_text() for path in sorted(paths)]
     texts += [
         getattr(darknet_yolo, name)(width=1 / 16, size=64)
         for name in ("yolov3", "yolov3_tiny", "yolov4", "yolov4_tiny", "yolov4_sam")
@@ -113,17 +119,24 @@ def run(cfg, rng, build=False):
     try:
         plan = plan_network(cfg, size)
         data = weight_bytes(plan, rng)
-        read_planned_weights(data, plan)
+        partial, cutoff = rng.random() < 0.5, [None, *range(-1, 9)][rng.integers(11)]
+        weights = read_planned_weights(data, plan, partial, cutoff)
+        for index, name, values in weights.parts:
+            assert len(values) < np.prod(plan.layers[index].blocks[name])
     except darknet.DarknetError as error:
         return "refused" if str(error) else "refused without a word"
     if not build or len(plan.layers) >= 40:
         return "accepted"
-    model = darknet.build_model(cfg, data, size)
+    model = darknet.build_model(cfg, data, size, partial, cutoff)
     small = all(floats(spec.shape) <= 10**6 for spec in plan.layers)
     if size is not None or not small:
         return "built"
-    model(np.ones((1, *plan.input_shape), "float32"), training=False)
-    return "built and called"
+    outputs = model(np.ones((1, *plan.input_shape), "float32"), training=False)
+    if not plan.heads or len({head.classes for head in plan.heads}) > 1:
+        return "built and called"
+    found = darknet.decode(outputs, model, image_size=(7, 9), max_detections=9)
+    assert found.boxes.shape == (1, 9, 4)
+    return "built, called and decoded"
 
 
 def main():

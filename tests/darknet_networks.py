@@ -27,7 +27,7 @@ def conv(filters, size=1, activation="leaky", batch_normalize=1, **options):
 
 ELEMENTWISE = [
     *("linear", "logistic", "loggy", "relu", "elu", "selu", "gelu", "relie", "ramp"),
-    *("revleaky", "leaky", "tanh", "plse", "stair", "hardtan", "lhtan"),
+    *("revleaky", "leaky", "tanh", "plse", "stair", "hardtan", "lhtan", "relu6"),
 ]
 CONVOLUTION = [
     *ELEMENTWISE,
@@ -70,7 +70,8 @@ def _random_sections(rng, index):
         *("convolutional",) * 6,
         *("maxpool", "local_avgpool", "shortcut", "route", "sam") * 2,
         *("scale_channels", "upsample", "reorg3d", "dropout", "activation"),
-        *("batchnorm", "yolo", "gate", "share"),
+        *("batchnorm", "yolo", "gate", "share", "reorg", "local", "unequal"),
+        *("vector", "region"),
     )
     geometry = {
         "stride": pick(1, 2, 3),
@@ -140,6 +141,26 @@ def _random_sections(rng, index):
             num=count,
             **some(scale_x_y=1.1, new_coords=pick(0, 1)),
         )
+    if kind == "local":
+        size = pick(1, 2, 3)
+        options = some(stride=pick(1, 2), pad=pick(0, size // 2), filters=pick(1, 3))
+        return section(kind, size=size, **options, **some(activation=pick(*ELEMENTWISE)))
+    if kind == "reorg":
+        return section("conv", filters=4) + section(kind, stride=2, reverse=pick(0, 1))
+    if kind == "unequal":
+        options = some(alpha=pick(0.5, 2), beta=pick(0.5, -1))
+        return section("shortcut", from_=earlier(), **options)
+    if kind == "region":
+        return section("conv", filters=14) + section(
+            kind, classes=2, num=2, anchors="1,2,3,4", **some(softmax=pick(0, 1))
+        )
+    if kind == "vector":
+        normalized = some(batch_normalize=1, activation=pick(*ELEMENTWISE))
+        sections = section("connected", output=6, **normalized)
+        sections += (
+            section("softmax", **some(groups=pick(1, 2), temperature=3)) + "[cost]\n"
+        )
+        return sections + section("route", layers=f"{index},-1,{index + 1}")
     if kind == "upsample":
         return section(kind, **some(stride=pick(1, 2, -2, -3), scale=pick(0.5, 2)))
     if kind == "reorg3d":

@@ -11,6 +11,9 @@ ALIASES = {
     "max": "maxpool",
     "avg": "avgpool",
     "local_avg": "local_avgpool",
+    "conn": "connected",
+    "soft": "softmax",
+    "Gaussian_yolo": "gaussian_yolo",
 }
 
 
@@ -46,14 +49,16 @@ def windows(x, rows, columns, size, strides, before, dilation=1):
 
 
 def activate(name, x):
-    sigmoid = 1 / (1 + np.exp(-x))
+    sigmoid = 0.5 * (1 + np.tanh(x / 2))
+    below = np.exp(np.minimum(x, 0))
     simple = {
         "linear": x,
         "logistic": sigmoid,
         "loggy": 2 * sigmoid - 1,
         "relu": np.maximum(x, 0),
-        "elu": np.where(x >= 0, x, np.exp(x) - 1),
-        "selu": np.where(x >= 0, 1.0507 * x, 1.0507 * 1.6732 * (np.exp(x) - 1)),
+        "relu6": np.minimum(np.maximum(x, 0), 6),
+        "elu": np.where(x >= 0, x, below - 1),
+        "selu": np.where(x >= 0, 1.0507 * x, 1.0507 * 1.6732 * (below - 1)),
         "gelu": 0.5 * x * (1 + np.tanh(0.797885 * x + 0.035677 * x**3)),
         "relie": np.where(x > 0, x, 0.01 * x),
         "ramp": x * (x > 0) + 0.1 * x,
@@ -61,7 +66,7 @@ def activate(name, x):
         "revleaky": np.where(x > 0, x, 0.1 * x),
         "tanh": np.tanh(x),
         "hardtan": np.clip(x, -1, 1),
-        "mish": x * np.tanh(np.log1p(np.exp(x))),
+        "mish": x * np.tanh(np.logaddexp(x, 0)),
         "swish": x * sigmoid,
         "hard_mish": np.where(x > 0, x, np.where(x > -2, x * x / 2 + x, 0)),
         "lhtan": np.where(x < 0, 0.001 * x, np.where(x > 1, 0.001 * (x - 1) + 1, x)),
@@ -104,9 +109,9 @@ class Network:
             self.outputs.append(x)
         return self.outputs
 
-    def draw(self, *shape, positive=False):
+    def draw(self, *shape, positive=False, scale=1.0):
         """Draws an array as the next in the weight file."""
-        values = self.rng.normal(0, 1, shape)
+        values = self.rng.normal(0, scale, shape)
         if positive:
             values = self.rng.uniform(0.5, 1.5, shape)
         values = values.astype("float32")
@@ -161,6 +166,77 @@ class Network:
         y = y + parameters["biases"][:, None, None]
         return activate(options.get("activation", "logistic"), y)
 
+    def connected(self, x, options, index):
+        outputs = int(options.get("output", 1))
+        vector = x.reshape(-1)  # channels, rows, columns
+        scale = len(vector) ** -0.5
+        biases, matrix = self.draw(outputs), self.draw(outputs, len(vector), scale=scale)
+        y = np.array([sum(row * vector) for row in matrix])
+        if int(options.get("batch_normalize", 0)):
+            scales, mean = self.draw(outputs), self.draw(outputs)
+            variance = self.draw(outputs, positive=True)
+            y = (y - mean) / np.sqrt(variance + 1e-5) * scales
+        y = (y + biases)[:, None, None]
+        return activate(options.get("activation", "logistic"), y)
+
+    def local(self, x, options, index):
+        filters, size = int(options.get("filters", 1)), int(options.get("size", 1))
+        stride, side = int(options.get("stride", 1)), int(options.get("pad", 0))
+        channels, height, width = x.shape
+        rows, columns = (
+            ((n - 1) if side else (n - size)) // stride + 1 for n in (height, width)
+        )
+        y = self.draw(filters, rows, columns)  # the biases
+        scale = (channels * size**2) ** -0.5
+        kernel = self.draw(rows, columns, filters, channels, size, size, scale=scale)
+        y = y.copy()
+        for (i, j), (n, m), cells in windows(x, rows, columns, size, [stride] * 2, side):
+            y[:, i, j] += kernel[i, j, :, :, n, m] @ cells
+        return activate(options.get("activation", "logistic"), y)
+
+    def softmax(self, x, options, index):
+        groups = int(options.get("groups", 1))
+        temperature = float(options.get("temperature", 1))
+        parts = np.split(x.reshape(-1) / temperature, groups)
+        parts = [np.exp(part - part.max()) for part in parts]
+        return np.concatenate([part / part.sum() for part in parts]).reshape(x.shape)
+
+    def cost(self, x, options, index):
+        return x
+
+    def contrastive(self, x, options, index):
+        return x
+
+    def crop(self, x, options, index):
+        height, width = int(options["crop_height"]), int(options["crop_width"])
+        y = np.zeros((len(x), height, width))
+        for i in range(height):
+            for j in range(width):
+                row = i + (x.shape[1] - height) // 2
+                y[:, i, j] = x[:, row, j + (x.shape[2] - width) // 2]
+        return y if int(options.get("noadjust", 0)) else 2 * y - 1
+
+    def reorg(self, x, options, index):
+        """Memory is copied number by number, by flat addresses, as C does."""
+        s, (channels, height, width) = int(options.get("stride", 1)), x.shape
+        flat, y = x.reshape(-1), np.zeros(x.size)
+        reverse = int(options.get("reverse", 0))
+        few = channels // s**2
+        for k in range(channels):
+            for j in range(height):
+                for i in range(width):
+                    here = i + width * (j + height * k)
+                    offset = k // few
+                    row, column = j * s + offset // s, i * s + offset % s
+                    there = column + width * s * (row + height * s * (k % few))
+                    if reverse:
+                        y[there] = flat[here]
+                    else:
+                        y[here] = flat[there]
+        if reverse:
+            return y.reshape(few, height * s, width * s)
+        return y.reshape(channels * s**2, height // s, width // s)
+
     def batchnorm(self, x, options, index):
         bias, scale, mean = (self.draw(len(x))[:, None, None] for _ in range(3))
         variance = self.draw(len(x), positive=True)[:, None, None]
@@ -182,6 +258,8 @@ class Network:
 
     def shortcut(self, x, options, index):
         inputs = [x] + [self.at(text, index) for text in options["from"].split(",")]
+        if x.shape[1:] != inputs[1].shape[1:] or {"alpha", "beta"} & options.keys():
+            return self._unequal(*inputs, options)
         kind = options.get("weights_type", "none")
         total = np.zeros_like(x)
         if kind == "none":
@@ -198,6 +276,20 @@ class Network:
             for channel in range(min(len(x), len(y))):
                 total[channel] += weight[channel] * y[channel]
         return activate(options.get("activation", "linear"), total)
+
+    def _unequal(self, x, source, options):
+        stride = max(1, source.shape[2] // x.shape[2])
+        sample = max(1, x.shape[2] // source.shape[2])
+        alpha, beta = float(options.get("alpha", 1)), float(options.get("beta", 1))
+        channels, rows, columns = map(min, x.shape, source.shape)
+        y = x.copy()
+        for k in range(channels):
+            for j in range(rows):
+                for i in range(columns):
+                    y[k, j * sample, i * sample] *= alpha
+                    added = beta * source[k, j * stride, i * stride]
+                    y[k, j * sample, i * sample] += added
+        return activate(options.get("activation", "linear"), y)
 
     def route(self, x, options, index):
         groups, group_id = (
@@ -268,3 +360,32 @@ class Network:
                     y[start + entry] = activate("logistic", x[start + entry])
             y[start : start + 2] = y[start : start + 2] * scale - 0.5 * (scale - 1)
         return y
+
+    def gaussian_yolo(self, x, options, index):
+        classes, scale = int(options.get("classes", 20)), float(options["scale_x_y"])
+        y = x.copy()
+        for start in range(0, len(x), classes + 9):
+            for entry in (0, 1, 2, 3, 5, 7, *range(8, classes + 9)):
+                y[start + entry] = activate("logistic", x[start + entry])
+            for entry in (0, 2):
+                y[start + entry] = y[start + entry] * scale - 0.5 * (scale - 1)
+        return y
+
+    def region(self, x, options, index):
+        classes = int(options.get("classes", 20))
+        y = x.copy()
+        for start in range(0, len(x), classes + 5):
+            y[start + 4] = activate("logistic", x[start + 4])
+            if int(options.get("softmax", 0)):
+                scores = np.exp(x[start + 5 : start + 5 + classes])
+                y[start + 5 : start + 5 + classes] = scores / scores.sum(axis=0)
+        return y
+
+    def detection(self, x, options, index):
+        cells, classes = int(options["side"]) ** 2, int(options["classes"])
+        y = x.reshape(-1).copy()
+        if int(options.get("softmax", 0)):
+            for cell in range(cells):
+                part = slice(cell * classes, (cell + 1) * classes)
+                y[part] = np.exp(y[part]) / np.exp(y[part]).sum()
+        return y[:, None, None]

@@ -11,7 +11,7 @@ import keras_sam
 _IMPORT_ROOT = pathlib.Path(keras_sam.__file__).parents[1]
 
 
-def run_python(*arguments, cwd):
+def run_python(*arguments, cwd, backend="tensorflow"):
     """Runs Python with the arguments and returns what it printed.
 
     It must end well and without a warning of Keras or of this library.
@@ -20,7 +20,7 @@ def run_python(*arguments, cwd):
         **os.environ,
         "PYTHONPATH": str(_IMPORT_ROOT),
         "PYTHONIOENCODING": "utf-8",
-        "KERAS_BACKEND": "tensorflow",
+        "KERAS_BACKEND": backend,
     }
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import re
 import time
 
 import darknet_fuzz
@@ -98,7 +99,7 @@ ALIASES = {
     "local_avgpool": "local_avg",
     "net": "network",
 }
-TEXT = ("activation", "weights_type", "weights_normalization")
+TEXT = ("activation", "weights_type", "weights_normalization", "nms_kind")
 
 
 def untidy(text, rng):
@@ -182,14 +183,15 @@ BAD = {
     "net alone": (NET, (1, None, None, "no layer")),
     "no width": (NET.replace("width", "#") + CONV, (1, None, "width", "must be given")),
     "zero width": (NET.replace("24", "0") + CONV, (2, None, "width", "at least 1")),
-    "wrong encoding": ("[net]\nwidth=1\n# é".encode("latin-1"), (3, None, None, "UTF-8")),
-    "UTF-16": ((NET + CONV).encode("utf-16"), (1, None, None, "not UTF-8")),
+    "UTF-16": ((NET + CONV).encode("utf-16"), (1, None, None, "saved as UTF-8")),
     "zero bytes": ("[net]\n\0", (2, None, None, "zero byte")),
     "broken section": (NET + "[conv\n", (5, None, None, "alone on its line")),
     "section with comment": (NET + "[conv] # 1\n", (5, None, None, "alone on its")),
     "unknown section": (layer("magic"), (8, 1, None, "not a supported section")),
     "case": (layer("SAM", "from=0"), (8, 1, None, "not a supported section")),
-    "unsupported section": (layer("reorg"), (8, 1, None, "not a supported section")),
+    "unsupported section": (layer("iseg"), (8, 1, None, "segments instances")),
+    "recurrent": (layer("crnn", "output=8"), (8, 1, None, "keeps a state")),
+    "detectors' memory": (layer("conv_lstm"), (8, 1, None, "keeps a state")),
     "second net": (layer("net"), (8, 1, None, "not a supported section")),
     "sam without from": (layer("sam"), (8, 1, "from", "must be given")),
     "empty from": (layer("sam", "from="), (9, 1, "from", "has no value")),
@@ -208,8 +210,14 @@ BAD = {
     "scale shapes": (layer("scale_channels", "from=0"), (9, 1, "from", "1 x 1 x 8")),
     "scale_wh shapes": (layer("scale_channels", "from=0", "scale_wh=1"),
                         (9, 1, "from", "16 x 24 x 1")),
-    "shortcut shapes": (layer("maxpool", "stride=2") + "[shortcut]\nfrom=0\n",
+    "shortcut shapes": (layer("maxpool", "stride_x=2") + "[shortcut]\nfrom=0\n",
                         (11, 2, "from", "height and width")),
+    "unequal beside [sam]": (layer("sam", "from=0") + "[max]\nstride=2\n[shortcut]\nfrom=0",
+                             (13, 3, "from", "height and width")),
+    "unequal crosswise": (layer("upsample") + "[crop]\ncrop_height=24\ncrop_width=16\n"
+                          "[shortcut]\nfrom=0\n", (13, 3, "from", "height and width")),
+    "unequal of two": (layer("maxpool", "stride=2") + "[shortcut]\nfrom=0,1\n",
+                       (11, 2, "from", "height and width")),
     "route shapes": (layer("maxpool", "stride=2") + "[route]\nlayers=0,1\n",
                      (11, 2, "layers", "height and width")),
     "route groups": (layer("route", "layers=0", "groups=3"), (10, 1, "groups", "divide")),
@@ -243,14 +251,42 @@ BAD = {
     "share no norm": (layer("conv", "filters=8") + "[conv]\nfilters=8\nshare_index=1\n"
                       "batch_normalize=1", (12, 2, "share_index", "no batch")),
     "yolo channels": (layer("yolo", "classes=4"), (9, 1, "classes", "channels, but")),
-    "yolo mask": (layer("yolo", "classes=3", "mask=1"), (10, 1, "mask", "from 0 to")),
+    "yolo mask": (layer("yolo", "classes=3", "mask=-1"), (10, 1, "mask", "negative")),
+    "huge mask": (layer("yolo", "classes=3", "mask=256"), (10, 1, "mask", "less than")),
     "yolo mask channels": (layer("yolo", "mask=0,0"), (9, 1, "mask", "50 channels")),
     "yolo anchors": (layer("yolo", "classes=3", "anchors=a,b"),
                      (10, 1, "anchors", "finite number")),
     "yolo num": (layer("yolo", "num=1000000000"), (9, 1, "num", "at most 256")),
     "unknown activation": (layer("conv", "activation=mish#1"),
                            (9, 1, "activation", "is unknown")),
-    "relu6": (layer("conv", "activation=relu6"), (9, 1, "activation", "zeros")),
+    "silu": (layer("conv", "activation=silu"), (9, 1, "activation", "mean swish?")),
+    "sigmoid": (layer("sam", "from=0", "activation=Sigmoid"),
+                (10, 1, "activation", "mean logistic?")),
+    "misspelled": (layer("conv", "activation=liner"), (9, 1, "activation", "mean linear?")),
+    "softmax groups": (layer("softmax", "groups=5"), (9, 1, "groups", "the 3072")),
+    "tree": (layer("softmax", "tree=data/9k.tree"), (9, 1, "tree", "not supported")),
+    "cold": (layer("softmax", "temperature=0"), (9, 1, "temperature", "not be 0")),
+    "map after softmax": (layer("softmax") + "[dropout]\n[conv]\n",
+                          (10, 3, None, "needs a map")),
+    "map after cost": (layer("cost") + "[maxpool]\n", (9, 2, None, "needs a map")),
+    "local pad": (layer("local", "size=3", "pad=2"), (10, 1, "pad", "half of size")),
+    "local size": (layer("local", "size=17"), (9, 1, "size", "leaves nothing")),
+    "huge local": (layer("local", "filters=90000"), (8, 1, None, "at most")),
+    "huge matrix": (layer("connected", "output=99999"), (8, 1, None, "weights; at most")),
+    "crop": (layer("crop", "crop_height=17"), (9, 1, "crop_height", "at most 16")),
+    "reorg channels": (layer("reorg", "stride=3"), (9, 1, "stride", "8 channels twice")),
+    "reorg size": (layer("reorg", "stride=2", before=CONV + "[max]\nsize=2\npadding=0\n"),
+                   (12, 2, "stride", "must divide height")),
+    "reorg extra": (layer("reorg", "extra=1"), (9, 1, "extra", "not supported")),
+    "region channels": (layer("region", "classes=4"), (9, 1, "classes", "channels, but")),
+    "region tree": (layer("region", "tree=a"), (9, 1, "tree", "YOLO9000")),
+    "region map": (layer("region", "map=a"), (9, 1, "map", "YOLO9000")),
+    "region coords": (layer("region", "coords=5"), (9, 1, "coords", "must be 4")),
+    "region background": (layer("region", "background=1"),
+                          (9, 1, "background", "not supported")),
+    "detection coords": (layer("detection", "side=2"), (8, 1, "coords", "given as 4")),
+    "detection inputs": (layer("detection", "coords=4"), (8, 1, "side", "294 inputs")),
+    "Gaussian channels": (layer("Gaussian_yolo"), (8, 1, "classes", "(20 + 9) = 29")),
     "shortcut activation": (layer("shortcut", "from=0", "activation=hard_mish"),
                             (10, 1, "activation", "zeros")),
     "huge filters": (layer("conv", "filters=1000000000"), (8, 1, None, "at most")),
@@ -273,7 +309,6 @@ BAD |= {
     f"{option} in conv": (layer("conv", f"{option}=1"), (9, 1, option, "not supported"))
     for option in (
         *("antialiasing", "xnor", "binary", "sway", "rotate", "stretch", "flipped"),
-        *("dontload", "dontloadscales"),
     )
 }
 BAD |= {
@@ -298,6 +333,81 @@ def test_bad_cfg(name):
     assert words in str(error)
     for part in (line and f"line {line}", option and f"`{option}`"):
         assert not part or part in str(error)
+
+
+def test_comments_in_any_encoding():
+    """They are bytes to Darknet, which skips them."""
+    text = TIDY.replace("[net]", "# größe\n[net]").replace("filters=8", "filters=8 # é")
+    assert shapes(text.encode("latin-1")) == shapes(text) == shapes(TIDY)
+
+
+def notices(cfg):
+    return " ".join(plan_network(cfg).notices)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words"),
+    [
+        (layer("conv", "activation=relu6"), "line 9: .*relu6 is computed"),
+        (layer("conv", "activation=relu6") + "[conv]\nactivation=relu6\n", "2 times"),
+        (layer("softmax", "spatial=1"), "line 9: .*spatial` is ignored"),
+        (layer("yolo", "classes=3", "mask=1"), "goes to 1, beyond num=1: the 0 anchors"),
+        (layer("yolo", "classes=3", "anchors=7"), "holds 1 numbers, not 2"),
+        (layer("region", "classes=3", "anchors=7,7"), "softmax` is 0"),
+        (layer("shortcut", "from=0", "beta=2"), "as pjreddie's Darknet does"),
+        (layer("shortcut", "from=0,0", "beta=2"), "line 10: .*`beta` is ignored"),
+        (layer("sam", "from=0") + "[shortcut]\nfrom=0\nalpha=2\n", "`alpha` is ignored"),
+        (layer("conv", "dontload=1"), "keeps the weights it begins with"),
+        (layer("conv", "dontloadscales=1"), "statistics stay"),
+        (layer("conv", "heigth=1"), "has no option `heigth`"),
+    ],
+)
+def test_doubtful_things_are_said(cfg, words):
+    assert re.search(words, notices(cfg)), notices(cfg)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [("", [0.5, 0.5, 0.5, 0.5]), ("anchors=10,20,", [10, 20, 0, 0.5]),
+     ("anchors=1,2, 3 # 4", [1, 2, 3, 0.5]), ("anchors=1,2,3,4,5,6", [1, 2, 3, 4])],
+)  # fmt: skip
+def test_anchors(number, expected):
+    """Darknet's rules where their number is not twice `num`."""
+    cfg = layer("yolo", "num=2", "classes=0", number, before="[conv]\nfilters=10\n")
+    pairs = plan_network(cfg).layers[-1].anchors
+    assert [side for pair in pairs for side in pair] == expected
+
+
+def test_more_anchors_than_num():
+    """The anchors that are given are used, as in cspx-p7-mish.cfg."""
+    head = ["num=16", "classes=0", "mask=0,16,19", "anchors=" + "1,2,"[:-1] + ",7,8" * 19]
+    cfg = layer("yolo", *head, before="[conv]\nfilters=15\n")
+    assert plan_network(cfg).layers[-1].anchors == ((1, 2), (7, 8), (7, 8))
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "stride"),
+    [("yolov4", 400, 32), ("yolov3_tiny", 400, 32), ("yolov4_sam", 528, 32)],
+)
+def test_an_input_size_that_does_not_fit(network, size, stride):
+    text = getattr(darknet_yolo, network)(width=1 / 16, size=size)
+    fit = -(-size // stride) * stride
+    message = f"the input is {size} x {size}, .* multiples of {stride}, such as {fit} x"
+    with pytest.raises(darknet.DarknetError, match=message) as caught:
+        plan_network(text)
+    assert caught.value.index is not None
+    with pytest.raises(darknet.DarknetError, match=f"input is {size} x 64, .*{stride}"):
+        plan_network(text, (size, 64, 3))
+    assert plan_network(text, (fit, fit + stride, 3))
+
+
+def test_the_largest_stride_is_named():
+    """A later layer may need more than the one that fails first."""
+    cfg = (
+        "[net]\nwidth=48\nheight=64\nchannels=1\n[reorg3d]\nstride=32\n[reorg3d]\nstride=2"
+    )
+    with pytest.raises(darknet.DarknetError, match="multiples of 64, such as 64 x 64"):
+        plan_network(cfg)
 
 
 def test_error_names_the_file(tmp_path):

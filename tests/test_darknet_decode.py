@@ -1,10 +1,12 @@
 """From the outputs of [yolo] layers to boxes."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
+from fresh_process import run_python
 
 from keras_sam import darknet
-from keras_sam.darknet.decode import predictions
 
 pytestmark = pytest.mark.tensorflow
 
@@ -84,58 +86,21 @@ def test_decode_mistakes():
     ):
         with pytest.raises(ValueError, match=r"input_size|outputs|max_detections"):
             darknet.decode(bad, model, **options)
+    sized = {"input_size": (32, 64)}
+    for name, values in {
+        "input_size": [(32,), 5, "ab", (0, 64), (32.5, 64), (None, 64)],
+        "image_size": [(9,), "ab", (0, 9), [(9, 9)] * 3, [(9, 9), None], (9.0, 9.0)],
+        "letterbox": [1, "no"],
+        "score_threshold": [None, "a", float("nan"), [0.5]],
+        "iou_threshold": [None, "a", float("nan"), [0.5]],
+    }.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"`{name}` must be"):
+                darknet.decode(outputs, model, **(sized | {name: value}))
+    with pytest.raises(ValueError, match=r"`outputs` must be .*batch.*\(2, 4, 14\)"):
+        darknet.decode([output[0] for output in outputs], model, **sized)
     with pytest.raises(darknet.DarknetError, match=r"no \[yolo\]"):
         darknet.decode(outputs, HEADS.replace("[yolo]", "[dropout]"))
-
-
-def overlap(box, other):
-    """Intersection over union of two boxes: top, left, bottom, right."""
-    height = min(box[2], other[2]) - max(box[0], other[0])
-    width = min(box[3], other[3]) - max(box[1], other[1])
-    shared = max(height, 0) * max(width, 0)
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
-    return shared / (sum(areas) - shared)
-
-
-def suppress(boxes, scores, score_threshold, iou_threshold):
-    """Keeps, class by class, what no better box overlaps: (score, class, box)."""
-    kept = []
-    for number, column in enumerate(scores.T):
-        own = []
-        for index in np.argsort(-column, kind="stable"):
-            if column[index] > score_threshold and all(
-                overlap(boxes[index], box) <= iou_threshold for _, _, box in own
-            ):
-                own.append((column[index], number, boxes[index]))
-        kept += own
-    return sorted(kept, key=lambda detection: -detection[0])
-
-
-@pytest.mark.parametrize("thresholds", [(0.25, 0.45), (0.1, 0.0), (0.05, 0.8)])
-def test_suppression(thresholds):
-    """Boxes overlap much here: which stay is decided by loops."""
-    rng = np.random.default_rng(3)
-    outputs = [
-        rng.uniform(size=(3, rows, columns, 14)).astype("float32")
-        for rows, columns in ((2, 4), (4, 8))
-    ]
-    boxes, scores = predictions(outputs, HEADS)
-    found = darknet.decode(outputs, HEADS, *thresholds, max_detections=160)
-    for picture in range(3):
-        expected = suppress(boxes[picture].numpy(), scores[picture].numpy(), *thresholds)
-        count = len(expected)
-        assert 3 < count < 160
-        np.testing.assert_allclose(
-            found.scores[picture, :count], [score for score, _, _ in expected]
-        )
-        assert found.classes[picture, :count].numpy().tolist() == [
-            number for _, number, _ in expected
-        ]
-        np.testing.assert_allclose(
-            found.boxes[picture, :count], [box for _, _, box in expected]
-        )
-        assert (found.classes[picture, count:].numpy() == -1).all()
-        assert (found.scores[picture, count:].numpy() == 0).all()
 
 
 def test_in_a_compiled_function():
@@ -150,3 +115,22 @@ def test_in_a_compiled_function():
     expected = darknet.decode(model(x), model, 0.0, input_size=(32, 64))
     for compiled, eager in zip(detect(x), expected, strict=True):
         np.testing.assert_allclose(compiled, eager, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_models_of_other_backends(backend, tmp_path):
+    """Their outputs, which may ask for gradients, are decoded as arrays are."""
+    if find_spec(backend) is None:
+        pytest.skip(f"needs {backend}")
+    script = f"""
+import keras, numpy
+from keras_sam import darknet
+model = darknet.build_model({HEADS!r})
+outputs = model(numpy.full((2, 32, 64, 3), 0.5, "float32"), training=True)
+arrays = [keras.ops.convert_to_numpy(output) for output in outputs]
+options = {{"score_threshold": 0.0, "image_size": (50, 90), "letterbox": True}}
+for found, same in zip(*(darknet.decode(o, model, **options) for o in (outputs, arrays))):
+    numpy.testing.assert_array_equal(found, same)
+print("decoded", found.shape)
+"""
+    assert "decoded (2, 100)" in run_python("-c", script, cwd=tmp_path, backend=backend)

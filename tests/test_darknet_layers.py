@@ -188,6 +188,152 @@ NETWORKS = {
         [reorg3d]
         stride=2
         """,
+    "classifier": """
+        [net]
+        height=9
+        width=12
+        channels=3
+        [crop]
+        crop_height=6
+        crop_width=7
+        noadjust=1
+        [local]
+        filters=4
+        size=2
+        stride=2
+        activation=linear
+        [local]
+        filters=5
+        size=3
+        pad=1
+        stride=2
+        activation=leaky
+        [connected]
+        output=6
+        batch_normalize=1
+        activation=elu
+        [dropout]
+        [connected]
+        output=12
+        activation=linear
+        [soft]
+        groups=3
+        temperature=2.5
+        [cost]
+        type=sse
+        """,
+    "softmax of a map": """
+        [net]
+        height=4
+        width=5
+        channels=6
+        [softmax]
+        groups=2
+        temperature=0.5
+        [conn]
+        output=8
+        [softmax]
+        """,
+    "reorg": """
+        [net]
+        height=6
+        width=12
+        channels=18
+        [reorg]
+        stride=2
+        reverse=0
+        [route]
+        layers=-1
+        [conv]
+        filters=18
+        activation=relu6
+        [reorg]
+        stride=3
+        [conv]
+        filters=8
+        activation=tanh
+        [reorg]
+        stride=2
+        reverse=1
+        """.replace("channels=18", "channels=20").replace("filters=18", "filters=36"),
+    "unequal shortcuts": """
+        [net]
+        height=11
+        width=8
+        channels=3
+        [conv]
+        filters=5
+        size=3
+        stride=2
+        pad=1
+        activation=relu6
+        [conv]
+        filters=4
+        size=3
+        stride=3
+        pad=1
+        activation=tanh
+        [shortcut]
+        from=0
+        alpha=0.5
+        beta=-2
+        activation=relie
+        [upsample]
+        stride=6
+        [shortcut]
+        from=0
+        activation=leaky
+        [shortcut]
+        from=-1
+        beta=0.5
+        """.replace("height=11", "height=8"),
+    "other heads": """
+        [net]
+        height=4
+        width=6
+        channels=3
+        [conv]
+        filters=22
+        activation=linear
+        [Gaussian_yolo]
+        classes=2
+        num=4
+        mask=1,3
+        anchors=1,2, 3,4, 5,6, 7,8
+        scale_x_y=1.3
+        [conv]
+        filters=16
+        activation=linear
+        [region]
+        classes=3
+        num=2
+        softmax=1
+        anchors=1,2, 3,4
+        [conv]
+        filters=14
+        activation=linear
+        [region]
+        classes=2
+        num=2
+        anchors=1,2, 3,4
+        [connected]
+        output=52
+        activation=linear
+        [detection]
+        side=2
+        classes=3
+        num=2
+        coords=4
+        softmax=1
+        [connected]
+        output=52
+        [detection]
+        side=2
+        classes=3
+        num=2
+        coords=4
+        [contrastive]
+        """,
 }
 
 
@@ -242,3 +388,26 @@ def test_unknown_size():
         fixed.set_weights(anywhere.get_weights())
         x = np.random.default_rng(0).uniform(size=(2, *size, 3)).astype("float32")
         np.testing.assert_allclose(anywhere(x), fixed(x), rtol=1e-6, atol=1e-6)
+
+
+def test_unknown_size_of_other_sections():
+    """[crop], [reorg] and [softmax] go by the size of the call, too."""
+    text = "[net]\nchannels=4\n[conv]\nfilters=4\n[reorg]\nstride=2\n"
+    more = "[softmax]\ngroups=2\n"
+    anywhere = darknet.build_model(text + more, input_shape=(None, None, 4))
+    crop = darknet.build_model(
+        (text + more).replace("[reorg]\nstride=2", "[crop]\ncrop_height=3\ncrop_width=5"),
+        input_shape=(None, None, 4),
+    )
+    assert crop.output.shape == (None, 3, 5, 4)
+    for size in [(6, 8), (4, 10)]:
+        x = np.random.default_rng(0).uniform(size=(2, *size, 4)).astype("float32")
+        for model in (anywhere, crop):
+            fixed = darknet.build_model(model.plan.sections, input_shape=(*size, 4))
+            fixed.set_weights(model.get_weights())
+            np.testing.assert_allclose(model(x), fixed(x), rtol=1e-6, atol=1e-6)
+    for more in ("[local]\n", "[shortcut]\nfrom=0\nbeta=2\n"):
+        with pytest.raises(darknet.DarknetError, match="known height and width"):
+            darknet.build_model(text + more, input_shape=(None, None, 4))
+    with pytest.raises(darknet.DarknetError, match="must be known"):
+        darknet.build_model(text + "[connected]\n", input_shape=(None, None, 4))

@@ -93,6 +93,119 @@ anchors=2,3, 5,4
 """
 
 
+# The layers of classifiers, YOLOv1, YOLOv2 and Gaussian YOLO.
+OTHERS = """
+[net]
+height=12
+width=8
+channels=3
+[crop]
+crop_height=8
+crop_width=8
+[conv]
+filters=4
+size=3
+pad=1
+stride=2
+activation=relu6
+[local]
+size=3
+pad=1
+filters=4
+activation=leaky
+[reorg]
+stride=2
+[conv]
+filters=14
+activation=linear
+[region]
+classes=2
+num=2
+softmax=1
+anchors=1,1,2,2
+[conv]
+filters=11
+activation=linear
+[Gaussian_yolo]
+classes=2
+anchors=4,4
+[connected]
+output=48
+batch_normalize=1
+activation=linear
+[softmax]
+groups=3
+[cost]
+[connected]
+output=48
+activation=linear
+[detection]
+side=2
+classes=2
+num=2
+coords=4
+softmax=1
+"""
+UNEQUAL = """
+[net]
+height=12
+width=8
+channels=3
+[conv]
+filters=4
+activation=leaky
+[conv]
+filters=6
+size=3
+stride=2
+pad=1
+activation=linear
+[shortcut]
+from=0
+beta=0.5
+activation=leaky
+[conv]
+filters=7
+activation=linear
+[yolo]
+classes=2
+anchors=4,4
+"""
+
+
+@pytest.mark.parametrize(
+    ("cfg", "shapes", "jit_compile"),
+    [
+        (OTHERS, [(2, 2, 14), (2, 2, 11), (1, 1, 48)], True),
+        (UNEQUAL, [(6, 4, 7)], False),
+    ],
+)
+def test_others_train_and_are_saved(cfg, shapes, jit_compile, tmp_path, reload):
+    """One step changes every weight; file, SavedModel and weights compute the same."""
+    tf = pytest.importorskip("tensorflow")
+    model = darknet.build_model(cfg)
+    assert [output.shape[1:] for output in model.outputs] == shapes
+    before = [keras.ops.convert_to_numpy(weight) for weight in model.trainable_variables]
+    targets = [np.ones((4, *output.shape[1:]), "float32") for output in model.outputs]
+    model.compile("sgd", "mse", jit_compile=jit_compile)
+    history = model.fit(pictures(4), targets, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    for weight, old in zip(model.trainable_variables, before, strict=True):
+        assert (keras.ops.convert_to_numpy(weight) != old).any(), weight.path
+    expected = model(pictures(), training=False)
+    darknet.write_weights(model, tmp_path / "trained.weights")
+    again = darknet.build_model(cfg, tmp_path / "trained.weights")
+    model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    for computed in (again, reload(model), saved.serve):
+        outputs = computed(pictures())
+        pairs = zip(*map(keras.tree.flatten, (outputs, expected)), strict=True)
+        for output, same in pairs:
+            np.testing.assert_allclose(output, same, rtol=1e-5, atol=1e-6)
+    found = darknet.decode(expected, reload(model), 0.0)
+    assert found.boxes.shape == (2, 100, 4)
+
+
 @pytest.fixture(scope="module")
 def everything():
     keras.utils.set_random_seed(0)

@@ -11,7 +11,10 @@ from keras_sam import darknet
 pytestmark = pytest.mark.tensorflow
 
 VECTORS = pathlib.Path(__file__).parent / "data" / "darknet"
-FOLDERS = sorted(path.name for path in VECTORS.iterdir() if path.is_dir())
+FOLDERS = sorted(path.parent.name for path in VECTORS.glob("*/model.cfg"))
+# Rounding of deep networks, and of values up to 50, shows in these.
+DEEP = ("sam_head_spp", "yolo_two_heads", "sam_reorg_fusion")
+HEADS = ("yolo", "Gaussian_yolo", "region", "detection")
 
 
 def channels_last(array):
@@ -44,11 +47,12 @@ def test_every_layer_is_there(network):
 
 
 def test_end_to_end(network):
-    _, recorded, model = network
+    folder, recorded, model = network
+    atol = 2e-4 if folder.name in DEEP else 2e-5
     outputs = darknet.layer_outputs(model)(recorded["input"], training=False)
     assert [*outputs] == [spec.name for spec in model.plan.layers]
     for (name, output), expected in zip(outputs.items(), recorded["layers"], strict=True):
-        np.testing.assert_allclose(output, expected, rtol=1e-4, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(output, expected, rtol=1e-4, atol=atol, err_msg=name)
 
 
 def test_layer_by_layer(network):
@@ -61,8 +65,10 @@ def test_layer_by_layer(network):
         sources = sorted({*spec.sources})
         layer = keras.Model([symbols[source] for source in sources], symbols[spec.index])
         output = layer([values[source] for source in sources], training=False)
+        # "build" is in the second set, whose values go to 50.
+        rtol = 1e-4 if "build" in recorded else 0
         np.testing.assert_allclose(
-            output, values[spec.index], rtol=0, atol=2e-5, err_msg=spec.name
+            output, values[spec.index], rtol=rtol, atol=2e-5, err_msg=spec.name
         )
 
 
@@ -70,7 +76,8 @@ def test_outputs_are_the_heads(network):
     _, recorded, model = network
     outputs = keras.tree.flatten(model(recorded["input"], training=False))
     kinds = recorded["layer_types"]
-    heads = np.flatnonzero(kinds == "yolo") if "yolo" in kinds else [len(kinds) - 1]
+    heads = [index for index, kind in enumerate(kinds) if kind in HEADS]
+    heads = heads or [len(kinds) - 1]
     for output, index in zip(outputs, heads, strict=True):
         np.testing.assert_allclose(output, recorded["layers"][index], rtol=1e-4, atol=2e-4)
 
@@ -81,4 +88,13 @@ def test_weights_come_back_byte_for_byte(network, tmp_path):
     darknet.write_weights(model, written)
     assert written.read_bytes() == (folder / "model.weights").read_bytes()
     header = darknet.read_weights(written, folder / "model.cfg").header
-    assert header == darknet.Header(0, 2, 5, int(recorded["seen"]))
+    revision = 0 if recorded.get("build") == "pjreddie" else 5
+    assert header == darknet.Header(0, 2, revision, int(recorded["seen"]))
+
+
+def test_region_of_pjreddie():
+    """The other Darknet applies the logistic to x and y in the layer."""
+    with np.load(VECTORS / "yolov2_region_reorg" / "vectors.npz") as arrays:
+        ours = arrays["layer_015"].reshape(3, 8, -1)[:, :2]
+        theirs = arrays["pjreddie_layer_015"].reshape(3, 8, -1)[:, :2]
+    np.testing.assert_allclose(keras.ops.sigmoid(ours), theirs, atol=2e-6)

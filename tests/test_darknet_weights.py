@@ -93,6 +93,17 @@ BAD = {
     "empty": (b"", None, "inside the header, after 0 bytes"),
     "half a version": (file()[:11], None, "inside the header, after 11 bytes"),
     "half a count": (file()[:15], None, "a header of version 0.2.5 has 20"),
+    "a web page": (
+        b"\n<!DOCTYPE html><html><title>Too many downloads</title>",
+        None,
+        "no weight file of Darknet's but text, an HTML page",
+    ),
+    "a pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 9\n",
+        None,
+        "text, a pointer of Git LFS",
+    ),
+    "a text": (b"Not found, try again later.\n", None, "no weight file.* but text: its"),
     "a picture": (b"\x89PNG\r\n\x1a\n" * 9, None, "no weight file"),
     "one float short": (
         file(FLOATS - 1),

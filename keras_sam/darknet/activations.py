@@ -98,6 +98,7 @@ ACTIVATIONS = {
     "logistic": keras.activations.sigmoid,
     "loggy": darknet_loggy,
     "relu": keras.activations.relu,
+    "relu6": keras.activations.relu6,
     "elu": keras.activations.elu,
     "selu": darknet_selu,
     "gelu": darknet_gelu,

@@ -20,6 +20,8 @@ _ALIASES = {
     "avg": "avgpool",
     "local_avg": "local_avgpool",
     "network": "net",
+    "conn": "connected",
+    "soft": "softmax",
 }
 _REMOVE_WHITE_SPACE = str.maketrans("", "", " \t\r\n")
 
@@ -101,8 +103,8 @@ def parse_cfg(cfg):
     ('sam', 0, 3)
 
     Raises:
-        DarknetError: If there is nothing to read, if it is not UTF-8 text, or if its
-            first section is not `[net]`.
+        DarknetError: If there is nothing to read, if it is no text, or if its first
+            section is not `[net]`.
     """
     if isinstance(cfg, Sections):
         return cfg
@@ -116,7 +118,9 @@ def parse_text(text, source):
         raise fail(f"is larger than a configuration can be: over {MAX_BYTES} bytes.")
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise fail("is not text: it holds a zero byte.", line=line)
+        raise fail(
+            "is not text: it holds a zero byte. UTF-16 must be saved as UTF-8.", line=line
+        )
     sections = []
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         line = line.translate(_REMOVE_WHITE_SPACE)
@@ -163,7 +167,7 @@ def _section_name(line, number, fail):
 def _read(cfg):
     """Returns text and its source, from a path, text or bytes."""
     if isinstance(cfg, (bytes, bytearray)):
-        return _decode(bytes(cfg), "<cfg>"), "<cfg>"
+        return _decode(bytes(cfg)), "<cfg>"
     if isinstance(cfg, str) and ("\n" in cfg or cfg.lstrip().startswith("[")):
         return cfg, "<cfg>"
     if not isinstance(cfg, (str, os.PathLike)):
@@ -179,18 +183,13 @@ def _read(cfg):
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DarknetError(f"cannot be read: {error}", source) from error
-    return _decode(data, source), source
+    return _decode(data), source
 
 
-def _decode(data, source):
+def _decode(data):
+    """Returns text of any encoding that keeps ASCII: only comments need another."""
     try:
         # A cut in the middle of a character must not hide that the file is too large.
-        errors = "ignore" if len(data) > MAX_BYTES else "strict"
-        return data.decode("utf-8", errors)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DarknetError(
-            f"is not UTF-8 text: byte {error.start} is {data[error.start]:#04x}.",
-            source,
-            line,
-        ) from error
+        return data.decode("utf-8", "ignore" if len(data) > MAX_BYTES else "strict")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")  # byte by byte, as Darknet reads

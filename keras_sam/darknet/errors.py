@@ -31,6 +31,7 @@ class DarknetError(ValueError):
         self.section = section
         self.index = index
         self.option = option
+        self.about_sizes = False  # whether another input size could help
         super().__init__(message)
 
     def __str__(self):

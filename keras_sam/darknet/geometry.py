@@ -6,10 +6,10 @@ Height and width may be None: not known before the model is called.
 import math
 
 # Nothing is allocated before these hold. The largest published network has about 290
-# million weights, 15 million of them in one layer, in fewer than 500 layers; YOLOv4 at
-# 608 x 608 makes 12 million floats in its largest layer.
+# million weights, 206 million of them in one layer (the first YOLO), in fewer than 500
+# layers; YOLOv4 at 608 x 608 makes 12 million floats in its largest layer.
 MAX_WEIGHTS = 2**29  # 2 GiB of float32
-MAX_LAYER_WEIGHTS = 2**26
+MAX_LAYER_WEIGHTS = 2**28
 MAX_FLOATS = 2**28  # of one layer and image: 1 GiB
 MAX_CHANNELS = 2**20
 MAX_LAYERS = 1024
@@ -42,7 +42,7 @@ def floats(shape):
 
 
 def same(size, other):
-    """Says whether two sizes agree as far as they are known."""
+    """Returns whether two sizes agree as far as they are known."""
     return size is None or other is None or size == other
 
 

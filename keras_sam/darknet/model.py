@@ -5,13 +5,14 @@ import dataclasses
 import sys
 
 import keras
-from keras import ops
 
-from keras_sam.darknet import geometry, specs
+from keras_sam.darknet import geometry
 from keras_sam.darknet.cfg import parse_text
 from keras_sam.darknet.errors import DarknetError
+from keras_sam.darknet.header import Header
 from keras_sam.darknet.plan import plan_network
-from keras_sam.darknet.weights import Header, Weights, write_planned_weights
+from keras_sam.darknet.variables import darknet_slots
+from keras_sam.darknet.weights import Weights, is_transposed, write_planned_weights
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -79,53 +80,25 @@ class DarknetModel(keras.Model):
         return model
 
     def assign_darknet_weights(self, weights):
-        """Sets the variables from a `Weights` that fits the plan."""
-        for spec, variables in self._darknet_variables():
-            arrays = weights.layers[spec.index]
-            for name, variable in variables.items():
-                array = arrays[name]
-                variable.assign(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)
+        """Sets the variables that a `Weights` has arrays for."""
+        slots = darknet_slots(self)
+        for index, arrays in weights.layers.items():
+            for name, array in arrays.items():
+                slots[index][name].assign(array)
+        for index, name, values in weights.parts:
+            slot = slots[index][name]
+            if is_transposed(self.plan.layers[index], name, weights.header):
+                slot = dataclasses.replace(slot, axes=None)  # the file's order is Keras's
+            slot.assign_first(values)
         self._header = weights.header
 
     def to_darknet_weights(self):
         """Returns the variables as a `Weights`."""
-        layers = {}
-        for spec, variables in self._darknet_variables():
-            arrays = layers[spec.index] = {}
-            for name, variable in variables.items():
-                array = ops.convert_to_numpy(variable)
-                arrays[name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+        layers = {
+            index: {name: slot.read() for name, slot in slots.items()}
+            for index, slots in darknet_slots(self).items()
+        }
         return Weights(self._header, layers)
-
-    def _darknet_variables(self):
-        """Yields layers that store weights, and their variables by Darknet's names."""
-        layers = {layer.name: layer for layer in self.layers}
-        for spec in self.plan.layers:
-            if spec.blocks:
-                yield spec, _variables(spec, layers)
-
-
-def _variables(spec, layers):
-    """Returns a layer's variables in the order of the weight file."""
-    if isinstance(spec, specs.Shortcut):
-        return {"weights": layers[f"{spec.name}_sum"].mix}
-    if isinstance(spec, specs.BatchNorm):
-        return _norm_variables(layers[spec.name])
-    conv = layers[f"{spec.name}_conv"]
-    if spec.batch_normalize:
-        biases = _norm_variables(layers[f"{spec.name}_norm"])
-    else:
-        biases = {"biases": conv.bias}
-    return biases | {"weights": conv.kernel}
-
-
-def _norm_variables(norm):
-    return {
-        "biases": norm.beta,
-        "scales": norm.gamma,
-        "mean": norm.moving_mean,
-        "variance": norm.moving_variance,
-    }
 
 
 def write_weights(model, path):

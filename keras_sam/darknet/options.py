@@ -20,7 +20,7 @@ _TRAINING = {
         badlabels_rejection_percentage batch batches_per_cycle blur burn_in contrastive
         contrastive_color contrastive_jit_flip cutmix decay dynamic_minibatch ema_alpha
         eps equidistant_point exposure flip gamma gaussian_noise hue inputs
-        label_smooth_eps learning_rate_min letter_box loss_scale max_batches
+        label_smooth_eps learning_rate_min loss_scale max_batches
         max_chart_loss max_crop min_crop mixup momentum mosaic mosaic_bound
         num_sigmas_reject_badlabels optimized_memory policy power resize_step saturation
         scale scales seq_scales sequential_subdivisions sgdr_cycle sgdr_mult
@@ -28,14 +28,25 @@ _TRAINING = {
         unsupervised use_cuda_graph weights_reject_freq workspace_size_limit_MB""",
     "convolutional": """angle assisted_excitation bin_output dot grad_centr reverse
         stream wait_stream""",
+    "contrastive": """classes cls_normalizer contrastive_neg_max max_delta steps
+        temperature yolo_layer""",
+    "cost": "masked_scale noobj ratio scale thresh type",
+    "crop": "angle exposure flip saturation shift",
+    "detection": """class_scale coord_scale forced jitter max noobject_scale object_scale
+        random reorg rescore resize""",
+    "region": """absolute bias_match class_scale coord_scale focal_loss ignore_thresh
+        jitter log mask_scale max noobject_scale object_scale random rescore resize sqrt
+        thresh truth_thresh""",
+    "softmax": "noloss",
     "route": "stream wait_stream",
     "dropout": "dropblock dropblock_size_abs dropblock_size_rel",
-    "yolo": """beta_nms cls_normalizer counters_per_class delta_normalizer
+    "yolo": """cls_normalizer counters_per_class delta_normalizer
         dets_for_show dets_for_track embedding_layer focal_loss ignore_thresh iou_loss
         iou_normalizer iou_thresh iou_thresh_kind jitter label_smooth_eps map max
-        max_delta nms_kind obj_normalizer objectness_smooth random resize show_details
+        max_delta obj_normalizer objectness_smooth random resize show_details
         sim_thresh track_ciou_norm track_history_size truth_thresh""",
 }
+_TRAINING["Gaussian_yolo"] = f"{_TRAINING['yolo']} uc_normalizer"
 
 
 class OptionReader:
@@ -98,12 +109,17 @@ class OptionReader:
         return self._list(key, value, self._to_integer, most)
 
     def numbers(self, key):
-        """Returns a list of numbers; a comment, or a comma at the end, adds none."""
+        """Returns a list of numbers, which ends at a comment.
+
+        Darknet reads one more 0 after a comma at the end.
+        """
         value = self._value(key)
         if value is None:
             return None
-        value = value.partition("#")[0].removesuffix(",")
-        return self._list(key, value, self._to_number, 2 * MAX_ITEMS)
+        value = value.partition("#")[0]
+        if value.endswith(","):
+            value += "0"
+        return self._list(key, value, self._to_number, 2 * MAX_ITEMS + 1)
 
     def refuse(self, *keys):
         """Raises when an option is set that changes the mathematics."""
@@ -113,6 +129,25 @@ class OptionReader:
                 raise self.error(
                     key, "changes what the layer computes and is not supported", value
                 )
+
+    def refuse_text(self, key, reason):
+        """Raises when an option that names a file is given."""
+        value = self._value(key)
+        if value is not None:
+            raise self.error(key, f"{reason} not supported", value)
+
+    def notice(self, key, text):
+        """Adds a notice about an option, which need not be given."""
+        line = self.section.line
+        if key in self._options:
+            line = self._options[key].line
+        self.notices.append(f"line {line}: [{self.section.name}] `{key}` {text}")
+
+    def mismatch(self, key, message, value=None):
+        """Returns the error for sizes that would fit with another input size."""
+        error = self.error(key, message, value)
+        error.about_sizes = True
+        return error
 
     def error(self, key, message, value=None):
         """Returns the error for an option; shows the value when there is one."""

@@ -8,61 +8,16 @@ import contextlib
 import dataclasses
 import math
 import os
-import struct
 
 import numpy as np
 
+from keras_sam._validation import boolean, integer
+from keras_sam.darknet import partial_weights, specs
 from keras_sam.darknet.errors import DarknetError
+from keras_sam.darknet.header import Header
 from keras_sam.darknet.plan import plan_network
 
-_VERSION = struct.Struct("<3i")
 _FLOAT = np.dtype("<f4")
-
-
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """The beginning of a weight file; the default is what Darknet itself writes."""
-
-    major: int = 0
-    minor: int = 2
-    revision: int = 5
-    seen: int = 0
-
-    @property
-    def _seen(self):
-        """From version 0.2 on, the images seen are counted in 64 bits."""
-        return struct.Struct("<Q" if self.major * 10 + self.minor >= 2 else "<I")
-
-    @property
-    def size(self):
-        """The number of bytes."""
-        return _VERSION.size + self._seen.size
-
-    def to_bytes(self):
-        """Returns the header as Darknet writes it."""
-        version = _VERSION.pack(self.major, self.minor, self.revision)
-        return version + self._seen.pack(self.seen)
-
-    @classmethod
-    def from_bytes(cls, data, source=None):
-        """Reads the header that `data` begins with."""
-        if len(data) < _VERSION.size:
-            raise DarknetError(f"ends inside the header, after {len(data)} bytes.", source)
-        header = cls(*_VERSION.unpack_from(data))
-        version = f"{header.major}.{header.minor}.{header.revision}"
-        if not (0 <= header.major <= 1000 and 0 <= header.minor <= 1000):
-            raise DarknetError(
-                f"is no weight file of Darknet's: its version would be {version}.",
-                source,
-            )
-        if len(data) < header.size:
-            raise DarknetError(
-                f"ends inside the header, after {len(data)} bytes; a header of version "
-                f"{version} has {header.size}.",
-                source,
-            )
-        (seen,) = header._seen.unpack_from(data, _VERSION.size)
-        return dataclasses.replace(header, seen=seen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,26 +29,40 @@ class Weights:
         layers: By layer index, a dictionary of arrays, shaped as Darknet stores them:
             `biases`, `scales`, `mean`, `variance` and `weights`, which for a
             convolution is (filters, channels, size, size).
+        parts: What a file that was cut off holds of an array: layer index, name and the
+            first numbers.
+        notices: What was not read, one line each.
     """
 
     header: Header
     layers: dict[int, dict[str, np.ndarray]]
+    parts: tuple[tuple[int, str, np.ndarray], ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def count(self):
+        """How many floats there are."""
+        arrays = [array for own in self.layers.values() for array in own.values()]
+        return sum(np.size(array) for array in arrays + [part[2] for part in self.parts])
 
 
-def read_weights(weights, cfg, input_shape=None):
+def read_weights(weights, cfg, input_shape=None, partial=False, cutoff=None):
     """Reads a weight file for a configuration.
 
     Args:
         weights: A path, or the bytes of a file.
         cfg: A path, text, or what `parse_cfg` returned.
         input_shape: As in `build_model`.
+        partial: As in `build_model`.
+        cutoff: As in `build_model`.
 
     Returns:
         A `Weights` with `header` and `layers`.
 
     Raises:
-        DarknetError: If the file is not exactly as long as the configuration needs:
-            it says how many floats were expected, and which layer they end in.
+        DarknetError: If the file is not exactly as long as the configuration needs and
+            `partial` is not given: the message has the number of floats that were
+            expected, and the layer that they end in.
 
     Example:
 
@@ -107,27 +76,42 @@ def read_weights(weights, cfg, input_shape=None):
     >>> weights.layers[0]["biases"], weights.layers[0]["weights"].shape
     (array([0., 1.], dtype=float32), (2, 3, 1, 1))
     """
-    return read_planned_weights(weights, plan_network(cfg, input_shape))
+    plan = plan_network(cfg, input_shape)
+    return read_planned_weights(weights, plan, partial, cutoff)
 
 
-def read_planned_weights(weights, plan):
+def read_planned_weights(weights, plan, partial=False, cutoff=None):
     """Does what `read_weights` does, for a configuration already checked."""
+    cutoff = integer("cutoff", cutoff, optional=True)
+    if cutoff is not None and cutoff < 0:
+        raise DarknetError(f"`cutoff` must be at least 0. Received: cutoff={cutoff}")
+    partial = boolean("partial", partial) or cutoff is not None
     if isinstance(weights, Weights):
-        _check_blocks(weights, plan)
+        if cutoff is not None:
+            weights = _before(weights, cutoff)
+        _check_blocks(weights, plan, partial)
         return weights
     if isinstance(weights, (bytes, bytearray, memoryview)):
-        data = memoryview(weights).cast("B")
-        header = Header.from_bytes(data[:20])
-        _check_size(len(data) - header.size, plan, None)
-        values = np.frombuffer(data, _FLOAT, plan.weight_count, header.size)
+        file = _Bytes(memoryview(weights).cast("B"))
     elif isinstance(weights, (str, os.PathLike)):
-        header, values = _read_file(os.fsdecode(weights), plan)
+        file = _File(os.fsdecode(weights))
     else:
         raise DarknetError(
             "weights are a path, bytes, or what `read_weights` returned. Received: "
             f"{type(weights).__name__}"
         )
-    return Weights(header, _split(values.astype(np.float32, copy=False), plan))
+    if not partial:
+        # Before a large file is read, its size must be right.
+        partial_weights.check_size(file.size, plan, file.source)
+    blocks = [block for block in plan.blocks() if cutoff is None or block[0].index < cutoff]
+    count = sum(math.prod(shape) for _, _, shape in blocks)
+    values = file.read(min(count, file.size // _FLOAT.itemsize))
+    layers, parts = _split(values.astype(np.float32, copy=False), blocks, file.header)
+    weights = Weights(file.header, layers, tuple(parts))
+    if partial:
+        notices = partial_weights.notices(weights, plan, file.size, cutoff)
+        weights = dataclasses.replace(weights, notices=tuple(notices))
+    return weights
 
 
 def suspect_weights(weights, plan):
@@ -137,8 +121,7 @@ def suspect_weights(weights, plan):
     """
     notices = []
     for layer in plan.layers:
-        for name in layer.blocks:
-            array = weights.layers[layer.index][name]
+        for name, array in weights.layers.get(layer.index, {}).items():
             wrong = np.count_nonzero(~np.isfinite(array))
             what = "are not finite"
             if not wrong and name == "variance":
@@ -155,71 +138,104 @@ def write_planned_weights(path, weights, plan):
         for layer in plan.layers:
             for name in layer.blocks:
                 block = weights.layers[layer.index][name]
+                if is_transposed(layer, name, weights.header):
+                    block = block.T
                 file.write(np.ascontiguousarray(block, _FLOAT).data)
 
 
-def _read_file(source, plan):
-    if not os.path.isfile(source):
-        raise DarknetError("there is no such weight file.", source)
-    try:
-        with open(source, "rb") as file:
-            header = Header.from_bytes(file.read(20), source)
-            # Before a large file is read, its size must be right.
-            _check_size(os.fstat(file.fileno()).st_size - header.size, plan, source)
-            file.seek(header.size)
-            return header, np.fromfile(file, _FLOAT, plan.weight_count)
-    except OSError as error:
-        raise DarknetError(f"cannot be read: {error}", source) from error
+class _Bytes:
+    """The header and the floats of a file in memory; `size` is in bytes, after it."""
+
+    source = None
+
+    def __init__(self, data):
+        self._data = data
+        self.header = Header.from_bytes(data[:64])
+        self.size = len(data) - self.header.size
+
+    def read(self, count):
+        return np.frombuffer(self._data, _FLOAT, count, self.header.size)
 
 
-def _check_size(size, plan, source):
-    """Raises unless `size` bytes are exactly the floats that the plan needs."""
-    expected = plan.weight_count
-    found, rest = divmod(size, _FLOAT.itemsize)
-    if size == expected * _FLOAT.itemsize:
-        return
-    total = (
-        f"{plan.sections.source} needs {expected} floats after the header, and there "
-        f"are {found}" + (f" and {rest} bytes" if rest else "")
-    )
-    if found >= expected:
-        left = size - expected * _FLOAT.itemsize
-        raise DarknetError(f"the file is too long by {left} bytes: {total}.", source)
-    end = 0
-    for layer in plan.layers:
-        for name, shape in layer.blocks.items():
-            start, end = end, end + math.prod(shape)
-            if end > found:
-                raise DarknetError(
-                    f"the file is too short: {total}. They end in `{name}` of "
-                    f"{layer.name}, {found - start} of {end - start} floats into it.",
-                    source,
-                    section=layer.section.name,
-                    index=layer.index,
-                )
+class _File:
+    """The same for a file on disk."""
+
+    def __init__(self, source):
+        if not os.path.isfile(source):
+            raise DarknetError("there is no such weight file.", source)
+        self.source = source
+        with self._open() as file:
+            self.header = Header.from_bytes(file.read(64), source)
+            self.size = os.fstat(file.fileno()).st_size - self.header.size
+
+    def read(self, count):
+        with self._open() as file:
+            file.seek(self.header.size)
+            return np.fromfile(file, _FLOAT, count)
+
+    @contextlib.contextmanager
+    def _open(self):
+        try:
+            with open(self.source, "rb") as file:
+                yield file
+        except OSError as error:
+            raise DarknetError(f"cannot be read: {error}", self.source) from error
 
 
-def _check_blocks(weights, plan):
+def _before(weights, cutoff):
+    """Returns the arrays of the layers before one."""
+    layers = {index: own for index, own in weights.layers.items() if index < cutoff}
+    parts = tuple(part for part in weights.parts if part[0] < cutoff)
+    return dataclasses.replace(weights, layers=layers, parts=parts)
+
+
+def _check_blocks(weights, plan, partial):
     """Raises unless arrays that were read before fit this plan."""
+    blocks = {(layer.index, name): shape for layer, name, shape in plan.blocks()}
+    for index in weights.layers:
+        if not any(index == own for own, _ in blocks):
+            raise DarknetError(
+                f"holds weights of layer {index}, which has none in this network.",
+                plan.sections.source,
+            )
+    for index, name, values in weights.parts:
+        if len(values) > math.prod(blocks.get((index, name), (0,))):
+            raise DarknetError(
+                f"holds {len(values)} numbers of `{name}` of layer {index}: more than "
+                "this network has.",
+                plan.sections.source,
+            )
     for layer in plan.layers:
         arrays = weights.layers.get(layer.index, {})
         found = {name: np.shape(array) for name, array in arrays.items()}
-        if found != layer.blocks:
+        needed = layer.loaded_blocks
+        if partial:
+            needed = {name: needed[name] for name in found if name in needed}
+        if found != needed:
             raise layer.section.error(
-                f"needs weights of the shapes {layer.blocks}. Received: {found}"
+                f"needs weights of the shapes {needed}. Received: {found}"
             )
 
 
-def _split(values, plan):
-    """Returns the arrays of each layer, as views."""
+def is_transposed(layer, name, header):
+    """Returns whether the file holds an array transposed: see `Header.transposed`."""
+    return header.transposed and name == "weights" and isinstance(layer, specs.Connected)
+
+
+def _split(values, blocks, header):
+    """Returns the arrays of each layer, as views, and the part of a last one."""
     layers = {}
-    start = 0
-    for layer in plan.layers:
-        for name, shape in layer.blocks.items():
-            end = start + math.prod(shape)
-            layers.setdefault(layer.index, {})[name] = values[start:end].reshape(shape)
-            start = end
-    return layers
+    end = 0
+    for layer, name, shape in blocks:
+        start, end = end, end + math.prod(shape)
+        if end > len(values):
+            part = (layer.index, name, values[start:])
+            return layers, [part] if start < len(values) else []
+        array = values[start:end]
+        if is_transposed(layer, name, header):
+            array = array.reshape(shape[::-1]).T
+        layers.setdefault(layer.index, {})[name] = array.reshape(shape)
+    return layers, []
 
 
 @contextlib.contextmanager

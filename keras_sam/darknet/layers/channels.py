@@ -68,9 +68,9 @@ class ChannelMaxPooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class SpaceToDepth(keras.layers.Layer):
-    """Moves blocks of `block_size x block_size` places into the channels: `[reorg3d]`.
+    """Moves blocks of `block_size x block_size` positions into the channels: `[reorg3d]`.
 
-    A block's places are the slow axis of the new channels, its channels the fast one.
+    A block's positions are the slow axis of the new channels, its channels the fast one.
     """
 
     def __init__(self, block_size, **kwargs):

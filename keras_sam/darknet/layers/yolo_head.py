@@ -7,7 +7,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class YoloHead(keras.layers.Layer):
-    """Turns raw predictions into places, sizes and scores.
+    """Turns raw predictions into positions, sizes and scores.
 
     Channels are anchor after anchor `x, y, w, h, objectness, classes...`. All but `w`
     and `h` go through a sigmoid (none does with `new_coords`), then `x` and `y` become

@@ -1,7 +1,6 @@
 """Sections that keep the shape of their input."""
 
 from keras_sam.darknet import specs
-from keras_sam.darknet.options import MAX_ITEMS
 from keras_sam.darknet.planners.checks import read_activation
 
 
@@ -33,41 +32,7 @@ def dropout(section, reader, network):
     )
 
 
-def yolo(section, reader, network):
-    """Plans `[yolo]`."""
+def training_only(section, reader, network):
+    """Plans `[cost]` and `[contrastive]`, which count as layers and do nothing here."""
     source, shape = network.previous
-    classes = reader.integer("classes", 20, minimum=0)
-    total = reader.integer("num", 1, minimum=1)
-    if total > MAX_ITEMS:
-        raise reader.error("num", f"must be at most {MAX_ITEMS}", str(total))
-    mask = reader.integers("mask", until_comment=True)
-    count = total if mask is None else len(mask)
-    if shape[2] != count * (classes + 5):
-        raise reader.error(
-            "classes" if mask is None else "mask",
-            f"needs {count} x ({classes} + 5) = {count * (classes + 5)} channels, but "
-            f"the layer before has {shape[2]}",
-        )
-    anchors = _anchors(reader, total)
-    for number in mask or ():
-        if not 0 <= number < total:
-            raise reader.error(
-                "mask", f"must be from 0 to num - 1 = {total - 1}", str(number)
-            )
-    chosen = range(total) if mask is None else mask
-    return specs.Yolo(
-        section=section,
-        sources=(source,),
-        shape=shape,
-        classes=classes,
-        anchors=tuple(anchors[number] for number in chosen),
-        scale_x_y=reader.number("scale_x_y", 1.0),
-        new_coords=reader.integer("new_coords", 0) != 0,
-    )
-
-
-def _anchors(reader, total):
-    """Returns `num` pairs; those not given are Darknet's 0.5."""
-    given = (reader.numbers("anchors") or [])[: 2 * total]
-    given += [0.5] * (2 * total - len(given))
-    return list(zip(given[::2], given[1::2], strict=True))
+    return specs.TrainingOnly(section=section, sources=(source,), shape=shape)

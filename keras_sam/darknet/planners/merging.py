@@ -10,6 +10,11 @@ _WEIGHTS_TYPES = {
     "per_channel": "per_channel",
 }
 _NORMALIZATIONS = {"relu": "relu", "avg_relu": "relu", "softmax": "softmax"}
+# Sections that pjreddie's Darknet, which adds unequal sizes, does not have.
+_ALEXEYAB_ONLY = {
+    *("sam", "scale_channels", "Gaussian_yolo", "reorg3d", "local_avgpool"),
+    "contrastive",
+}
 
 
 def sam(section, reader, network):
@@ -17,7 +22,7 @@ def sam(section, reader, network):
     source, gate = network.previous
     index, features = _from(reader, network)
     if not _agree(gate, features):
-        raise reader.error(
+        raise reader.mismatch(
             "from",
             f"points at layer {index}, which is {geometry.describe(features)}, but the "
             f"layer before is {geometry.describe(gate)}; [sam] multiplies equal shapes",
@@ -56,18 +61,61 @@ def shortcut(section, reader, network):
     """Plans `[shortcut]`: a sum of the first channels that layers share."""
     source, shape = network.previous
     indices = _layers(reader, network, "from")
-    for index in indices:
-        _check_place(reader, network, "from", index, shape)
     weighting = _WEIGHTS_TYPES[reader.text("weights_type", "none", choices=_WEIGHTS_TYPES)]
     choices = None if weighting is None else _NORMALIZATIONS
     normalization = reader.text("weights_normalization", choices=choices)
+    activation = read_activation(section, reader)
+    scales = reader.number("alpha", 1.0), reader.number("beta", 1.0)
+    equal = all(_agree(network.shape(index)[:2], shape[:2]) for index in indices)
+    only_alexeyab = bool(_ALEXEYAB_ONLY & network.section_names)
+    if weighting is None and len(indices) == 1 and not only_alexeyab:
+        if scales != (1, 1) or not equal:
+            return _unequal(section, reader, network, indices[0], scales, activation)
+    elif scales != (1, 1):
+        reader.notice(
+            "beta" if scales[0] == 1 else "alpha",
+            "is ignored, as in AlexeyAB's Darknet; pjreddie's does not have this network",
+        )
+    for index in indices:
+        _check_place(reader, network, "from", index, shape)
     return specs.Shortcut(
         section=section,
         sources=(source, *indices),
         shape=shape,
         weighting=weighting,
         normalization=_NORMALIZATIONS.get(normalization),
-        activation=read_activation(section, reader),
+        activation=activation,
+    )
+
+
+def _unequal(section, reader, network, index, scales, activation):
+    """Plans the sum as pjreddie's Darknet computes it; AlexeyAB's has no such thing."""
+    source, shape = network.previous
+    other = network.shape(index)
+    if None in (*shape, *other):
+        raise section.error("needs inputs of known height and width")
+    steps = {
+        (theirs // own, own // theirs)
+        for own, theirs in zip(shape[:2], other[:2], strict=True)
+    }
+    if len(steps) > 1:
+        _check_place(reader, network, "from", index, shape)
+    reader.notice(
+        "from",
+        f"adds {geometry.describe(other)} to {geometry.describe(shape)}, `alpha` "
+        f"{scales[0]:g}, `beta` {scales[1]:g}, as pjreddie's Darknet does; AlexeyAB's "
+        "reads neither and needs equal sizes",
+    )
+    ((stride, sample),) = steps
+    return specs.UnequalShortcut(
+        section=section,
+        sources=(source, index),
+        shape=shape,
+        stride=max(1, stride),
+        sample=max(1, sample),
+        alpha=scales[0],
+        beta=scales[1],
+        activation=activation,
     )
 
 
@@ -118,7 +166,7 @@ def _check_place(reader, network, key, index, shape):
     """Raises unless a layer has the height and width of `shape`."""
     other = network.shape(index)
     if not _agree(other[:2], shape[:2]):
-        raise reader.error(
+        raise reader.mismatch(
             key,
             f"points at layer {index}, which is {geometry.describe(other)}, but height "
             f"and width must be those of {geometry.describe(shape)}",

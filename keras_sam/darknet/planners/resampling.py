@@ -31,7 +31,7 @@ def local_avgpool(section, reader, network):
 
 
 def avgpool(section, reader, network):
-    """Plans `[avgpool]`: the mean over all places."""
+    """Plans `[avgpool]`: the mean over all positions."""
     source, (_, _, channels) = network.previous
     return specs.GlobalAveragePooling(
         section=section, sources=(source,), shape=(1, 1, channels)
@@ -58,7 +58,7 @@ def upsample(section, reader, network):
 
 
 def reorg3d(section, reader, network):
-    """Plans `[reorg3d]`: blocks of places become channels."""
+    """Plans `[reorg3d]`: blocks of positions become channels."""
     reader.refuse("reverse")
     source, (height, width, channels) = network.previous
     stride = reader.integer("stride", 1, minimum=1)
@@ -70,6 +70,51 @@ def reorg3d(section, reader, network):
             channels * stride**2,
         ),
         stride=stride,
+    )
+
+
+def reorg(section, reader, network):
+    """Plans `[reorg]`, which mixes channels and positions in an order of its own."""
+    reader.refuse("flatten", "extra")
+    source, (height, width, channels) = network.previous
+    stride = reader.integer("stride", 1, minimum=1)
+    reverse = reader.integer("reverse", 0) != 0
+    text = str(stride)
+    if channels % stride**2:
+        raise reader.error(
+            "stride",
+            f"must divide the {channels} channels twice: Darknet reads past its buffers",
+            text,
+        )
+    if reverse:
+        lengths = [size if size is None else size * stride for size in (height, width)]
+        channels //= stride**2
+    else:
+        lengths = _divide(reader, (height, width), stride, text)
+        channels *= stride**2
+    return specs.Reorg(
+        section=section,
+        sources=(source,),
+        shape=(*lengths, channels),
+        stride=stride,
+        reverse=reverse,
+    )
+
+
+def crop(section, reader, network):
+    """Plans `[crop]`: the centre of the picture, as Darknet takes it at inference."""
+    source, (*lengths, channels) = network.previous
+    outputs = []
+    for key, length in zip(("crop_height", "crop_width"), lengths, strict=True):
+        size = reader.integer(key, 1, minimum=1)
+        if length is not None and size > length:
+            raise reader.error(key, f"must be at most {length}, the input's", str(size))
+        outputs.append(size)
+    return specs.Crop(
+        section=section,
+        sources=(source,),
+        shape=(*outputs, channels),
+        rescale=reader.integer("noadjust", 0) == 0,
     )
 
 
@@ -115,5 +160,7 @@ def _divide(reader, lengths, stride, text):
     """Returns the lengths divided by a stride that must divide them."""
     for length in lengths:
         if length is not None and length % stride:
-            raise reader.error("stride", f"must divide height and width, {lengths}", text)
+            raise reader.mismatch(
+                "stride", f"must divide height and width, {lengths}", text
+            )
     return [length if length is None else length // stride for length in lengths]

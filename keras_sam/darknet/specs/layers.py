@@ -1,44 +1,8 @@
-"""What a checked layer is: one frozen dataclass per section type. No Keras here.
-
-`shape` is (height, width, channels) of the output; `sources` are the layers that a
-layer reads, the previous one first, where -1 is the network's input.
-"""
+"""One frozen dataclass for each kind of section that maps maps to maps. No Keras here."""
 
 import dataclasses
-import math
 
-from keras_sam.darknet.cfg import Section
-
-_NORMALIZATION = ("biases", "scales", "mean", "variance")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Spec:
-    """What all layers have."""
-
-    section: Section
-    sources: tuple[int, ...]
-    shape: tuple[int | None, int | None, int]
-
-    @property
-    def index(self):
-        """The number that Darknet gives the layer: 0 is the first after `[net]`."""
-        return self.section.index
-
-    @property
-    def name(self):
-        """The name of the Keras layer, such as `012_sam`."""
-        return f"{self.index:03d}_{self.section.name}"
-
-    @property
-    def blocks(self):
-        """Name and shape of the layer's arrays in the order of the weight file."""
-        return {}
-
-    @property
-    def weight_count(self):
-        """How many floats of the weight file belong to the layer."""
-        return sum(math.prod(shape) for shape in self.blocks.values())
+from keras_sam.darknet.specs.base import NORMALIZATION, Spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +33,9 @@ class Convolution(Spec):
     def blocks(self):
         if self.owner != self.index:
             return {}
-        per_filter = _NORMALIZATION if self.batch_normalize else _NORMALIZATION[:1]
-        return dict.fromkeys(per_filter, (self.shape[2],)) | {"weights": self.kernel}
+        normalization = NORMALIZATION if self.batch_normalize else ()
+        per_filter = dict.fromkeys(("biases", *normalization), (self.shape[2],))
+        return per_filter | {"weights": self.kernel}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +44,7 @@ class BatchNorm(Spec):
 
     @property
     def blocks(self):
-        return dict.fromkeys(_NORMALIZATION, (self.shape[2],))
+        return dict.fromkeys(("biases", *NORMALIZATION), (self.shape[2],))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +59,11 @@ class Dropout(Spec):
     """Dropout: nothing at inference."""
 
     probability: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOnly(Spec):
+    """`[cost]` and `[contrastive]`: nothing at inference."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +98,20 @@ class Shortcut(Spec):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class UnequalShortcut(Spec):
+    """A sum of two layers of unequal height and width, or with `alpha` and `beta`.
+
+    Every `stride`-th cell of the source goes to every `sample`-th cell of the input.
+    """
+
+    stride: int
+    sample: int
+    alpha: float
+    beta: float
+    activation: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Route(Spec):
     """A concatenation of layers, or of one group of the channels of each."""
 
@@ -139,7 +123,7 @@ class Route(Spec):
 class Pooling(Spec):
     """`[maxpool]` or `[local_avgpool]` over windows.
 
-    `same` says that TensorFlow's SAME padding is the padding.
+    `same` is true where the padding is TensorFlow's SAME.
     """
 
     kind: str
@@ -175,10 +159,15 @@ class SpaceToDepth(Spec):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Yolo(Spec):
-    """`[yolo]`: a detection head; `anchors` are those of its mask, in pixels."""
+class Reorg(Spec):
+    """`[reorg]`, which is no space to depth; `reverse` goes to a larger map."""
 
-    classes: int
-    anchors: tuple[tuple[float, float], ...]
-    scale_x_y: float
-    new_coords: bool
+    stride: int
+    reverse: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Crop(Spec):
+    """`[crop]`: the centre; `rescale` makes `[0, 1]` into `[-1, 1]`."""
+
+    rescale: bool
