@@ -84,6 +84,14 @@ def regularizer(name, value):
     return _of_keras(name, keras.regularizers, "Regularizer", expected, value)
 
 
+def constraint(name, value):
+    """Returns the Keras constraint that `value` stands for, or None, or raises."""
+    if value is None:
+        return None
+    expected = "the name or an instance of a Keras constraint, or None"
+    return _of_keras(name, keras.constraints, "Constraint", expected, value)
+
+
 def _of_keras(name, module, base, expected, value):
     """Returns what `module.get` finds, as far as it is an instance of `base`."""
     try:

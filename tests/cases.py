@@ -84,7 +84,7 @@ CROSS = {
     "masks": {"query_mask": 0, "value_mask": 1},
     "wrong_shapes": (
         ((6,), (7, 4)),
-        ((5, 6), (7, 7, 4)),
+        ((5, 6), (2, 2, 2, 2, 4)),
         ((5, 6), (7, None)),
     ),
 }
@@ -95,6 +95,13 @@ KEYED = {
     "wrong_shapes": (((5, 6), (7, 4), (5, 3)), ((5, 6), (7, 4), (7, 3, 3))),
 }
 
+KERAS = {
+    "bias_initializer": keras.initializers.RandomNormal(seed=3),
+    "bias_regularizer": keras.regularizers.L2(0.01),
+    "activity_regularizer": keras.regularizers.L2(0.01),
+    "kernel_constraint": keras.constraints.MaxNorm(2.0),
+    "bias_constraint": keras.constraints.MaxNorm(3.0),
+}
 IMAGE = {
     "shapes": ((3, 5, 6),),
     "open_shapes": ((None, None, 6),),
@@ -126,6 +133,10 @@ CASES = {
             "kernel_regularizer": keras.regularizers.L2(0.01),
             "block_size": None,
             "seed": 5,
+            "output_shape": (3, 2),
+            "attention_axes": (1,),
+            "use_gate": True,
+            **KERAS,
         },
         **SEQUENCE,
     ),
@@ -151,6 +162,12 @@ CASES = {
         open_shapes=((None, 3, None, 6),),
         masks={"mask": 0},
     ),
+    "self, free axis": Case(
+        SelfAttention,
+        {"num_heads": 2, "attention_axes": -2, "causal": True},
+        wrong_shapes=(((6,),), ((2, 2, 2, 2, 6),)),
+        **IMAGE,
+    ),
     "cross": Case(CrossAttention, {"num_heads": 2, "dropout": 0.2}, **CROSS),
     "cross, key": Case(
         CrossAttention,
@@ -164,6 +181,21 @@ CASES = {
             "causal": True,
         },
         **KEYED,
+    ),
+    "cross, image and sequence": Case(
+        CrossAttention,
+        {"num_heads": 2, "output_shape": 7, "use_gate": True, **KERAS},
+        shapes=((3, 2, 6), (7, 4)),
+        open_shapes=((None, None, 6), (None, 4)),
+        masks={"query_mask": 0, "value_mask": 1},
+    ),
+    "cross, free axis": Case(
+        CrossAttention,
+        {"num_heads": 2, "attention_axes": 1, "score": "additive"},
+        shapes=((3, 2, 6), (5, 2, 4)),
+        open_shapes=((None, None, 6), (None, None, 4)),
+        masks={"query_mask": 0, "value_mask": 1},
+        wrong_shapes=(((3, 2, 6), (5, 3, 4)), ((3, 2, 6), (2, 4))),
     ),
     "selective": Case(SelectiveAttention, {"units": 5, "num_heads": 2}, **SEQUENCE),
     "selective, every argument": Case(
