@@ -40,6 +40,19 @@ def integer(name, value, optional=False):
     return int(value)
 
 
+def integers(name, value, positive=False):
+    """Returns an integer, a tuple of one to three or None, or raises."""
+    if value is None:
+        return None
+    values = value if isinstance(value, list | tuple) else (value,)
+    fine = all(is_integer(size) and (size > 0 or not positive) for size in values)
+    if not fine or not 1 <= len(values) <= 3:
+        kind = "a positive integer" if positive else "an integer"
+        raise invalid(name, f"{kind}, a tuple of one to three, or None", value)
+    values = tuple(int(size) for size in values)
+    return values if isinstance(value, list | tuple) else values[0]
+
+
 def number(name, value, expected="a number"):
     """Returns `value` as a finite `float`, or raises."""
     if (

@@ -88,8 +88,8 @@ class ProjectedAttention(CompositeLayer):
         if self.dropout > 0:
             self.seed_generator = keras.random.SeedGenerator(self.seed)
         # (Keras's summary of a model looks for an attribute `output_shape`.)
-        self._output_shape = _integers("output_shape", output_shape, positive=True)
-        self.attention_axes = _integers("attention_axes", attention_axes)
+        self._output_shape = check.integers("output_shape", output_shape, positive=True)
+        self.attention_axes = check.integers("attention_axes", attention_axes)
         self.use_gate = check.boolean("use_gate", use_gate)
         self.bias_initializer = check.initializer("bias_initializer", bias_initializer)
         self.bias_regularizer = check.regularizer("bias_regularizer", bias_regularizer)
@@ -292,16 +292,3 @@ class ProjectedAttention(CompositeLayer):
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }
-
-
-def _integers(name, value, positive=False):
-    """Returns an integer, a tuple of them or None, or raises."""
-    if value is None:
-        return None
-    values = value if isinstance(value, list | tuple) else (value,)
-    fine = values and all(check.is_integer(n) and (n > 0 or not positive) for n in values)
-    if not fine or len(values) > 3:
-        kind = "a positive integer" if positive else "an integer"
-        raise check.invalid(name, f"{kind}, a tuple of one to three, or None", value)
-    values = tuple(int(number) for number in values)
-    return values if isinstance(value, list | tuple) else values[0]
