@@ -18,6 +18,7 @@ SCORES = ("dot", "scaled_dot", "cosine", "additive", "bilinear", "low_rank_bilin
 NORMALIZERS = {
     "softmax": oracles.softmax,
     "sigmoid": oracles.sigmoid,
+    "hard_sigmoid": oracles.hard_sigmoid,
     "sparsemax": oracles.sparsemax,
     "entmax": oracles.entmax15,
 }

@@ -10,6 +10,10 @@ def softmax(scores, temperature=1.0):
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
+def hard_sigmoid(scores):
+    return np.clip((np.asarray(scores, "float64") + 3) / 6, 0, 1)
+
+
 def sigmoid(scores, bias=0.0):
     return 1 / (1 + np.exp(-(np.asarray(scores, "float64") + bias)))
 

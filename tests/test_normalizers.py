@@ -8,8 +8,8 @@ import pytest
 from keras import ops
 
 from keras_sam import normalizers
-from keras_sam.normalizers.masking import MASKED
 from keras_sam.normalizers.entmax import entmax
+from keras_sam.normalizers.masking import MASKED
 
 ALPHAS = (1.0, 1.01, 1.2, 1.5, 1.7, 2.0, 2.5, 3.0)
 
@@ -395,7 +395,7 @@ def test_accepts_what_a_user_registered(normalizer):
         (lambda: normalizers.Sigmoid(bias=float("inf")), "-log.length.*bias=inf$"),
         (
             lambda: normalizers.get("sotfmax"),
-            '"softmax", "sigmoid", "sparsemax", "entmax".*normalizer=\'sotfmax\'$',
+            '"sigmoid", "hard_sigmoid", "sparsemax", "entmax".*normalizer=\'sotfmax\'$',
         ),
         (lambda: normalizers.get(lambda scores: scores), "registered.*<lambda>"),
         (lambda: normalizers.get(Unregistered()), "registered.*Unregistered"),

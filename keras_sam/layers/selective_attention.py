@@ -84,8 +84,9 @@ class SelectiveAttention(CompositeLayer):
         relation: `"context"`, `"self"` or `"query"`.
         score: For "self" and "query", a name or a `keras_sam.scores.Score`. None is
             `"scaled_dot"`.
-        normalizer: A name, `"softmax"`, `"sigmoid"`, `"sparsemax"` or `"entmax"`, or an
-            instance from `keras_sam.normalizers` or of your own registered class.
+        normalizer: A name, `"softmax"`, `"sigmoid"`, `"hard_sigmoid"`, `"sparsemax"` or
+            `"entmax"`, or an instance from `keras_sam.normalizers` or of your own
+            registered class.
         top_k: How many parts keep weight: a positive integer, or a share in (0, 1) of
             the unmasked parts, rounded up. None is all.
         pool: Whether the parts are summed up, or stay as they are, each scaled.

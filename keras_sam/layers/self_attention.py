@@ -50,8 +50,9 @@ class SelfAttention(ProjectedAttention):
             `num_heads`.
         score: A name, `"dot"`, `"scaled_dot"`, `"cosine"`, `"additive"`, `"bilinear"`
             or `"low_rank_bilinear"`, or a `keras_sam.scores.Score`.
-        normalizer: A name, `"softmax"`, `"sigmoid"`, `"sparsemax"` or `"entmax"`, or an
-            instance from `keras_sam.normalizers` or of your own registered class.
+        normalizer: A name, `"softmax"`, `"sigmoid"`, `"hard_sigmoid"`, `"sparsemax"` or
+            `"entmax"`, or an instance from `keras_sam.normalizers` or of your own
+            registered class.
         causal: Whether a position attends to itself and those before it only.
         sliding_window: Attend only to positions less than this many away, before and
             after (with `causal`: before). None is everywhere.
