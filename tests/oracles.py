@@ -93,6 +93,10 @@ def cosine(query, key, temperature):
     return product(query, key) / (lengths * temperature) if lengths else 0 * lengths
 
 
+def tanh_sum(query, key, scale, vector):
+    return np.sum(vector * np.tanh(scale * query + scale * key))
+
+
 def additive(query, key, query_kernel, key_kernel, bias, vector):
     hidden = product(query, query_kernel) + product(key, key_kernel) + bias
     return product(np.tanh(hidden), vector)
