@@ -15,6 +15,7 @@ from keras_sam.layers import (
     SelfAttention,
     SpatialAttention,
     SpatialGate,
+    UnprojectedAttention,
 )
 from keras_sam.recording import AttentionDetails, AttentionMaps, record_attention
 
@@ -29,6 +30,7 @@ __all__ = [
     "SelfAttention",
     "SpatialAttention",
     "SpatialGate",
+    "UnprojectedAttention",
     "__version__",
     "attend",
     "callbacks",

@@ -53,6 +53,15 @@ def integers(name, value, positive=False):
     return values if isinstance(value, list | tuple) else values[0]
 
 
+def block_size(name, value):
+    """Returns how many rows are computed at a time, or raises."""
+    if value == "auto" or value is None:
+        return value
+    if not is_integer(value) or value < 1:
+        raise invalid(name, 'a positive integer, "auto" or None', value)
+    return int(value)
+
+
 def number(name, value, expected="a number"):
     """Returns `value` as a finite `float`, or raises."""
     if (

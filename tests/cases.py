@@ -16,6 +16,7 @@ from keras_sam.layers import (
     SelfAttention,
     SpatialAttention,
     SpatialGate,
+    UnprojectedAttention,
 )
 
 # The batch, in eager calls. Other sizes are other primes.
@@ -196,6 +197,38 @@ CASES = {
         open_shapes=((None, None, 6), (None, None, 4)),
         masks={"query_mask": 0, "value_mask": 1},
         wrong_shapes=(((3, 2, 6), (5, 3, 4)), ((3, 2, 6), (2, 4))),
+    ),
+    "unprojected": Case(
+        UnprojectedAttention,
+        {},
+        shapes=((5, 6), (7, 6)),
+        open_shapes=((None, 6), (None, 6)),
+        masks={"query_mask": 0, "value_mask": 1},
+        wrong_shapes=(((6,), (7, 6)), ((5, 6), (7, 4)), ((5, 6), (7, 7, 6))),
+    ),
+    "unprojected, every argument": Case(
+        UnprojectedAttention,
+        {
+            "score": scores.TanhSum(initializer="ones"),
+            "normalizer": normalizers.Entmax(alpha=1.3),
+            "causal": True,
+            "sliding_window": 3,
+            "dropout": 0.2,
+            "block_size": 3,
+            "seed": 5,
+        },
+        shapes=((5, 6), (7, 4), (7, 6)),
+        open_shapes=((None, 6), (None, 4), (None, 6)),
+        masks={"query_mask": 0, "value_mask": 1, "key_mask": 2},
+        wrong_shapes=(((5, 6), (7, 4), (5, 6)), ((5, 6), (7, 4), (7, 4))),
+    ),
+    "unprojected, grid": Case(
+        UnprojectedAttention,
+        {"score": scores.ScaledDot(learn_scale=True)},
+        shapes=((3, 5, 6), (3, 7, 6)),
+        open_shapes=((None, None, 6), (None, None, 6)),
+        masks={"query_mask": 0, "value_mask": 1},
+        wrong_shapes=(((3, 5, 6), (2, 7, 6)),),
     ),
     "selective": Case(SelectiveAttention, {"units": 5, "num_heads": 2}, **SEQUENCE),
     "selective, every argument": Case(

@@ -78,12 +78,7 @@ class ProjectedAttention(CompositeLayer):
         self.kernel_regularizer = check.regularizer(
             "kernel_regularizer", kernel_regularizer
         )
-        if block_size != "auto" and block_size is not None:
-            expected = 'a positive integer, "auto" or None'
-            if not check.is_integer(block_size) or block_size < 1:
-                raise check.invalid("block_size", expected, block_size)
-            block_size = int(block_size)
-        self.block_size = block_size
+        self.block_size = check.block_size("block_size", block_size)
         self.seed = check.integer("seed", seed, optional=True)
         if self.dropout > 0:
             self.seed_generator = keras.random.SeedGenerator(self.seed)
