@@ -5,6 +5,7 @@ import importlib
 from keras_sam import darknet, layers, normalizers, scores
 from keras_sam._version import __version__
 from keras_sam.attention import attend
+from keras_sam.convert import convert
 from keras_sam.export import export_saved_model
 from keras_sam.layers import (
     CBAM,
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "attend",
     "callbacks",
+    "convert",
     "darknet",
     "export_saved_model",
     "layers",
