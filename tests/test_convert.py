@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from common import assert_rounded_alike, numpy, random, randomize, refused
+from common import BACKEND, assert_rounded_alike, numpy, random, randomize, refused
 from keras.layers import AdditiveAttention, Attention, MultiHeadAttention
 from keras.layers import GroupQueryAttention as GroupedQueryAttention
 
@@ -22,6 +22,7 @@ KERAS = {
     "kernel_constraint": keras.constraints.MaxNorm(2.0),
     "bias_constraint": keras.constraints.MaxNorm(3.0),
 }
+VALUE_DIM = {} if BACKEND == "jax" else {"value_dim": 5}  # Keras's own fails on JAX
 MASK = np.tril(np.ones((T, S), bool))
 PADDING = np.arange(S) < np.array([[4], [S]])
 ROW_PADDING = np.arange(T) < np.array([[T], [2]])
@@ -31,7 +32,7 @@ LAYERS = {
     "multi": (lambda: MultiHeadAttention(**MULTI), {}),
     "multi, every argument": (
         lambda: MultiHeadAttention(
-            **MULTI, value_dim=5, output_shape=(3, 2), use_gate=True, seed=3, **KERAS
+            **MULTI, **VALUE_DIM, output_shape=(3, 2), use_gate=True, seed=3, **KERAS
         ),
         {},
     ),
@@ -113,7 +114,7 @@ def test_models_of_one_layer(name, key, reload):
     assert_alike(model, ours, arrays)
     assert_alike(model, reload(ours), arrays)
     np.testing.assert_allclose(
-        sorted(map(float, ours.losses)), sorted(map(float, model.losses)), rtol=1e-5
+        *(sorted(float(numpy(x)) for x in each.losses) for each in (ours, model)), rtol=1e-5
     )
     back = convert(ours, to="keras")
     assert type(back.layers[-1]) is type(old)

@@ -293,7 +293,7 @@ def test_penalties_are_those_of_keras():
     ours.set_weights(randomize(theirs).get_weights())
     theirs(*inputs)
     ours(*inputs)
-    found, expected = ([float(x) for x in layer.losses] for layer in (ours, theirs))
+    found, expected = ([float(numpy(x)) for x in layer.losses] for layer in (ours, theirs))
     assert len(found) == len(expected) == 15
     np.testing.assert_allclose(sorted(found), sorted(expected), rtol=1e-5)
     assert ours.activity_regularizer is None  # that would be one more, of the output

@@ -56,7 +56,7 @@ def _carry(old, new):
     """Brings weights of one order into a built layer, and which are frozen."""
     if old.built:
         pairs = zip(old.get_weights(), new.get_weights(), strict=True)
-        new.set_weights([np.reshape(have, want.shape) for have, want in pairs])
+        new.set_weights([np.array(have).reshape(want.shape) for have, want in pairs])
     new.trainable = old.trainable
     for name in PROJECTIONS:
         mine, yours = (

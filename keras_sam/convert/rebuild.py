@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
+import numpy as np
+from keras import ops
 from keras.src.models import Functional
 
 MODELS = (Functional, keras.Sequential)
@@ -142,5 +144,6 @@ def _carry_alike(old, new):
         other.trainable = one.trainable
         store = {}
         one.save_own_variables(store)
-        if store:
-            other.load_own_variables(store)
+        if store:  # copied: two JAX variables that share an array lose it when one trains
+            arrays = {name: ops.convert_to_numpy(value) for name, value in store.items()}
+            other.load_own_variables({n: np.array(x) for n, x in arrays.items()})
