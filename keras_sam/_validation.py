@@ -89,6 +89,13 @@ def boolean(name, value):
     return value
 
 
+def flag(name, value):
+    """Returns `value` as a `bool` if it is True, False, 1 or 0, or raises."""
+    if not isinstance(value, bool | numbers.Integral) or value not in (0, 1):
+        raise invalid(name, "True or False", value)
+    return bool(value)
+
+
 def initializer(name, value):
     """Returns the Keras initializer that `value` stands for, or raises.
 

@@ -200,8 +200,11 @@ def test_causal_in_the_call(block_size):
         both = causal(*inputs[:count], use_causal_mask=True)
         np.testing.assert_array_equal(numpy(both), expected)
         assert (numpy(layer(*inputs[:count])) != expected).any()
-        with refused("`use_causal_mask` must be True or False. Received: "):
-            layer(*inputs[:count], use_causal_mask=1)
+        flagged = layer(*inputs[:count], use_causal_mask=1)  # as Keras takes it
+        np.testing.assert_array_equal(numpy(flagged), expected)
+        for wrong in (2, "yes", None):
+            with refused("`use_causal_mask` must be True or False. Received: "):
+                layer(*inputs[:count], use_causal_mask=wrong)
 
 
 # Axes ---------------------------------------------------------------------------------

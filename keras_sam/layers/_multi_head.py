@@ -203,7 +203,7 @@ class ProjectedAttention(CompositeLayer):
             key_mask=key_axes.flatten_mask(key_mask),
             query_mask=axes.flatten_mask(query_mask),
             bias=attention_bias,
-            causal=self.causal or use_causal_mask,
+            causal=self.causal or bool(use_causal_mask),
             sliding_window=self.sliding_window,
             selective=selective,
             dropout=dropout,

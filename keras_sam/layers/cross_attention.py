@@ -165,7 +165,7 @@ class CrossAttention(ProjectedAttention):
         attention_bias,
         use_causal_mask,
     ):
-        check.boolean("use_causal_mask", use_causal_mask)
+        check.flag("use_causal_mask", use_causal_mask)
         self._check_shape("query", query.shape)
         self._check_shape("value", value.shape)
         self._check_shape("key", key.shape)

@@ -253,7 +253,7 @@ class SelfAttention(ProjectedAttention):
         return {**super().get_config(), "selective": self.selective}
 
     def _check_call(self, inputs, mask, attention_mask, attention_bias, use_causal_mask):
-        check.boolean("use_causal_mask", use_causal_mask)
+        check.flag("use_causal_mask", use_causal_mask)
         self._check_mask("mask", mask, inputs)
         self._check_pairs(
             inputs, inputs, attention_mask=attention_mask, attention_bias=attention_bias

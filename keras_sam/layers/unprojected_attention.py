@@ -144,7 +144,7 @@ class UnprojectedAttention(CompositeLayer):
             key_mask=key_axes.flatten_mask(both(value_mask, key_mask)),
             query_mask=axes.flatten_mask(query_mask),
             bias=pairs.flatten(_with_head(attention_bias), query, key),
-            causal=self.causal or use_causal_mask,
+            causal=self.causal or bool(use_causal_mask),
             sliding_window=self.sliding_window,
             dropout=dropout,
             seed=self.seed_generator if dropout else None,
@@ -225,7 +225,7 @@ class UnprojectedAttention(CompositeLayer):
         attention_bias,
         use_causal_mask,
     ):
-        check.boolean("use_causal_mask", use_causal_mask)
+        check.flag("use_causal_mask", use_causal_mask)
         self._check_shapes(query.shape, value.shape, key.shape)
         where = f"UnprojectedAttention {self.name!r}"
         masks = {"query_mask": (query_mask, query), "value_mask": (value_mask, value)}
