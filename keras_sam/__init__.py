@@ -8,6 +8,7 @@ from keras_sam._version import __version__
 if not _startup.runs("keras_sam.darknet"):  # a command imports only what it needs
     from keras_sam import darknet, layers, normalizers, scores
     from keras_sam.attention import attend
+    from keras_sam.convert import convert
     from keras_sam.export import export_saved_model
     from keras_sam.layers import (
         CBAM,
@@ -18,6 +19,7 @@ if not _startup.runs("keras_sam.darknet"):  # a command imports only what it nee
         SelfAttention,
         SpatialAttention,
         SpatialGate,
+        UnprojectedAttention,
     )
     from keras_sam.recording import AttentionDetails, AttentionMaps, record_attention
 
@@ -32,9 +34,11 @@ __all__ = [
     "SelfAttention",
     "SpatialAttention",
     "SpatialGate",
+    "UnprojectedAttention",
     "__version__",
     "attend",
     "callbacks",
+    "convert",
     "darknet",
     "export_saved_model",
     "layers",

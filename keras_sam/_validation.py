@@ -38,6 +38,28 @@ def integer(name, value, optional=False):
     return int(value)
 
 
+def integers(name, value, positive=False):
+    """Returns an integer, a tuple of one to three or None, or raises."""
+    if value is None:
+        return None
+    values = value if isinstance(value, list | tuple) else (value,)
+    fine = all(is_integer(size) and (size > 0 or not positive) for size in values)
+    if not fine or not 1 <= len(values) <= 3:
+        kind = "a positive integer" if positive else "an integer"
+        raise invalid(name, f"{kind}, a tuple of one to three, or None", value)
+    values = tuple(int(size) for size in values)
+    return values if isinstance(value, list | tuple) else values[0]
+
+
+def block_size(name, value):
+    """Returns how many rows are computed at a time, or raises."""
+    if value == "auto" or value is None:
+        return value
+    if not is_integer(value) or value < 1:
+        raise invalid(name, 'a positive integer, "auto" or None', value)
+    return int(value)
+
+
 def number(name, value, expected="a number"):
     """Returns `value` as a finite `float`, or raises."""
     if (
@@ -65,6 +87,13 @@ def boolean(name, value):
     return value
 
 
+def flag(name, value):
+    """Returns `value` as a `bool` if it is True, False, 1 or 0, or raises."""
+    if not isinstance(value, bool | numbers.Integral) or value not in (0, 1):
+        raise invalid(name, "True or False", value)
+    return bool(value)
+
+
 def initializer(name, value):
     """Returns the Keras initializer that `value` stands for, or raises.
 
@@ -84,6 +113,14 @@ def regularizer(name, value):
 
     expected = "the name or an instance of a Keras regularizer, or None"
     return _of_keras(name, keras.regularizers, "Regularizer", expected, value)
+
+
+def constraint(name, value):
+    """Returns the Keras constraint that `value` stands for, or None, or raises."""
+    if value is None:
+        return None
+    expected = "the name or an instance of a Keras constraint, or None"
+    return _of_keras(name, keras.constraints, "Constraint", expected, value)
 
 
 def _of_keras(name, module, base, expected, value):

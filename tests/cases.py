@@ -16,6 +16,7 @@ from keras_sam.layers import (
     SelfAttention,
     SpatialAttention,
     SpatialGate,
+    UnprojectedAttention,
 )
 
 # The batch, in eager calls. Other sizes are other primes.
@@ -84,7 +85,7 @@ CROSS = {
     "masks": {"query_mask": 0, "value_mask": 1},
     "wrong_shapes": (
         ((6,), (7, 4)),
-        ((5, 6), (7, 7, 4)),
+        ((5, 6), (2, 2, 2, 2, 4)),
         ((5, 6), (7, None)),
     ),
 }
@@ -95,6 +96,13 @@ KEYED = {
     "wrong_shapes": (((5, 6), (7, 4), (5, 3)), ((5, 6), (7, 4), (7, 3, 3))),
 }
 
+KERAS = {
+    "bias_initializer": keras.initializers.RandomNormal(seed=3),
+    "bias_regularizer": keras.regularizers.L2(0.01),
+    "activity_regularizer": keras.regularizers.L2(0.01),
+    "kernel_constraint": keras.constraints.MaxNorm(2.0),
+    "bias_constraint": keras.constraints.MaxNorm(3.0),
+}
 IMAGE = {
     "shapes": ((3, 5, 6),),
     "open_shapes": ((None, None, 6),),
@@ -126,6 +134,10 @@ CASES = {
             "kernel_regularizer": keras.regularizers.L2(0.01),
             "block_size": None,
             "seed": 5,
+            "output_shape": (3, 2),
+            "attention_axes": (1,),
+            "use_gate": True,
+            **KERAS,
         },
         **SEQUENCE,
     ),
@@ -151,6 +163,12 @@ CASES = {
         open_shapes=((None, 3, None, 6),),
         masks={"mask": 0},
     ),
+    "self, free axis": Case(
+        SelfAttention,
+        {"num_heads": 2, "attention_axes": -2, "causal": True},
+        wrong_shapes=(((6,),), ((2, 2, 2, 2, 6),)),
+        **IMAGE,
+    ),
     "cross": Case(CrossAttention, {"num_heads": 2, "dropout": 0.2}, **CROSS),
     "cross, key": Case(
         CrossAttention,
@@ -164,6 +182,53 @@ CASES = {
             "causal": True,
         },
         **KEYED,
+    ),
+    "cross, image and sequence": Case(
+        CrossAttention,
+        {"num_heads": 2, "output_shape": 7, "use_gate": True, **KERAS},
+        shapes=((3, 2, 6), (7, 4)),
+        open_shapes=((None, None, 6), (None, 4)),
+        masks={"query_mask": 0, "value_mask": 1},
+    ),
+    "cross, free axis": Case(
+        CrossAttention,
+        {"num_heads": 2, "attention_axes": 1, "score": "additive"},
+        shapes=((3, 2, 6), (5, 2, 4)),
+        open_shapes=((None, None, 6), (None, None, 4)),
+        masks={"query_mask": 0, "value_mask": 1},
+        wrong_shapes=(((3, 2, 6), (5, 3, 4)), ((3, 2, 6), (2, 4))),
+    ),
+    "unprojected": Case(
+        UnprojectedAttention,
+        {},
+        shapes=((5, 6), (7, 6)),
+        open_shapes=((None, 6), (None, 6)),
+        masks={"query_mask": 0, "value_mask": 1},
+        wrong_shapes=(((6,), (7, 6)), ((5, 6), (7, 4)), ((5, 6), (7, 7, 6))),
+    ),
+    "unprojected, every argument": Case(
+        UnprojectedAttention,
+        {
+            "score": scores.TanhSum(initializer="ones"),
+            "normalizer": normalizers.Entmax(alpha=1.3),
+            "causal": True,
+            "sliding_window": 3,
+            "dropout": 0.2,
+            "block_size": 3,
+            "seed": 5,
+        },
+        shapes=((5, 6), (7, 4), (7, 6)),
+        open_shapes=((None, 6), (None, 4), (None, 6)),
+        masks={"query_mask": 0, "value_mask": 1, "key_mask": 2},
+        wrong_shapes=(((5, 6), (7, 4), (5, 6)), ((5, 6), (7, 4), (7, 4))),
+    ),
+    "unprojected, grid": Case(
+        UnprojectedAttention,
+        {"score": scores.ScaledDot(learn_scale=True)},
+        shapes=((3, 5, 6), (3, 7, 6)),
+        open_shapes=((None, None, 6), (None, None, 6)),
+        masks={"query_mask": 0, "value_mask": 1},
+        wrong_shapes=(((3, 5, 6), (2, 7, 6)),),
     ),
     "selective": Case(SelectiveAttention, {"units": 5, "num_heads": 2}, **SEQUENCE),
     "selective, every argument": Case(
@@ -227,6 +292,7 @@ CASES = {
             "normalizer": normalizers.Softmax(),
             "activation": "tanh",
             "use_bias": False,
+            "hidden_units": 4,
             **GATE,
         },
         **IMAGE,
@@ -240,6 +306,10 @@ CASES = {
             "pooling": ("mean",),
             "order": "parallel",
             "use_batch_norm": True,
+            "normalizer": normalizers.HardSigmoid(),
+            "hidden_units": 7,
+            "activation": "tanh",
+            "use_bias": False,
             **GATE,
         },
         **IMAGE,

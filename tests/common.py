@@ -18,6 +18,7 @@ SCORES = ("dot", "scaled_dot", "cosine", "additive", "bilinear", "low_rank_bilin
 NORMALIZERS = {
     "softmax": oracles.softmax,
     "sigmoid": oracles.sigmoid,
+    "hard_sigmoid": oracles.hard_sigmoid,
     "sparsemax": oracles.sparsemax,
     "entmax": oracles.entmax15,
 }
@@ -86,8 +87,18 @@ def score_oracle(score, convert):
     name = type(score).__name__
     if name == "Dot":
         return lambda q, k, h: oracles.dot(q, k)
+    if name == "ScaledDot" and score.learn_scale:
+        return lambda q, k, h: oracles.dot(q, k) * weights["scale"][h, 0, 0]
     if name == "ScaledDot":
         return lambda q, k, h: oracles.scaled_dot(q, k, score.scale)
+    if name == "TanhSum":
+        scale, vector = weights.get("scale"), weights.get("vector")
+        return lambda q, k, h: oracles.tanh_sum(
+            q,
+            k,
+            1 if scale is None else scale[h, 0, 0],
+            np.ones(1, q.dtype) if vector is None else vector[h],
+        )
     if name == "Cosine":
         temperature = np.exp(weights["log_temperature"])
         return lambda q, k, h: oracles.cosine(q, k, temperature[h, 0, 0])

@@ -10,6 +10,10 @@ def softmax(scores, temperature=1.0):
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
+def hard_sigmoid(scores):
+    return np.clip((np.asarray(scores, "float64") + 3) / 6, 0, 1)
+
+
 def sigmoid(scores, bias=0.0):
     return 1 / (1 + np.exp(-(np.asarray(scores, "float64") + bias)))
 
@@ -87,6 +91,10 @@ def scaled_dot(query, key, scale=None):
 def cosine(query, key, temperature):
     lengths = np.sqrt(product(query, query) * product(key, key))
     return product(query, key) / (lengths * temperature) if lengths else 0 * lengths
+
+
+def tanh_sum(query, key, scale, vector):
+    return np.sum(vector * np.tanh(scale * query + scale * key))
 
 
 def additive(query, key, query_kernel, key_kernel, bias, vector):

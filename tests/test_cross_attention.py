@@ -202,10 +202,10 @@ WRONG_CALLS = {
         {"attention_bias": np.ones((B, H + 1, T, S), "float32")},
         "`attention_bias` must have the shape (batch, 5, 7) or (batch, 3, 5, 7)",
     ),
-    "no batch of pairs": (
+    "no batch of pairs, and the wrong way round": (
         lambda q, v, k: (q, v),
-        {"attention_mask": np.ones((T, S), bool)},
-        "`attention_mask` must have the shape",
+        {"attention_mask": np.ones((S, T), bool)},
+        "`attention_mask` must have the shape (batch, 5, 7) or (batch, 3, 5, 7)",
     ),
 }
 

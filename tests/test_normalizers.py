@@ -395,7 +395,7 @@ def test_accepts_what_a_user_registered(normalizer):
         (lambda: normalizers.Sigmoid(bias=float("inf")), "-log.length.*bias=inf$"),
         (
             lambda: normalizers.get("sotfmax"),
-            '"softmax", "sigmoid", "sparsemax", "entmax".*normalizer=\'sotfmax\'$',
+            '"sigmoid", "hard_sigmoid", "sparsemax", "entmax".*normalizer=\'sotfmax\'$',
         ),
         (lambda: normalizers.get(lambda scores: scores), "registered.*<lambda>"),
         (lambda: normalizers.get(Unregistered()), "registered.*Unregistered"),

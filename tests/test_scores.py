@@ -26,6 +26,10 @@ B, H, T, S, D = 2, 3, 5, 7, 11
 CASES = {
     **{name: scores.get(name) for name in SCORES},
     "scale": scores.ScaledDot(scale=0.3),
+    "learned scale": scores.ScaledDot(learn_scale=True),
+    "tanh sum": scores.TanhSum(),
+    "tanh sum, one number": scores.TanhSum("one", learn_scale=True),
+    "tanh sum, no weights": scores.TanhSum(None),
     "temperature": scores.Cosine(temperature=2.0, min_temperature=0.5),
     "units": scores.Additive(units=13),
     "no bias": scores.Additive(use_bias=False),
@@ -182,6 +186,10 @@ def test_a_cosine_at_its_least_temperature_goes_on_learning():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: scores.ScaledDot(learn_scale=1), "`learn_scale` must be True or False"),
+        (lambda: scores.TanhSum("all"), "`vector` must be one of None, 'one', 'each'"),
+        (lambda: scores.TanhSum(learn_scale=1), "`learn_scale` must be True or False"),
+        (lambda: scores.TanhSum(initializer=3), "`initializer` must be the name"),
         (lambda: scores.ScaledDot(scale="x"), "`scale` must be a number. "),
         (lambda: scores.ScaledDot(scale=float("nan")), "`scale` must be a number. "),
         (lambda: scores.Cosine(temperature=0), "at least `min_temperature` (0.01)"),

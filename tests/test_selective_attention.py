@@ -1,5 +1,7 @@
 """SelectiveAttention against its formula, in float64 NumPy."""
 
+import inspect
+
 import keras
 import numpy as np
 import oracles
@@ -387,3 +389,63 @@ def test_shapes_of_outputs_are_known_before():
     assert outputs.shape == (None, 3 * WIDTH)
     assert weights.shape == (None, 3, None)
     assert ops.shape(keras_sam.SelectiveAttention(pool=False)(inputs))[-1] == WIDTH
+
+
+# The first argument -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received", "expected"),
+    [((4,), "num_heads=4", (4, None)), ((4, 2), "num_heads=4, units=2", (4, 2))],
+)
+def test_the_first_argument_is_named_in_a_warning(arguments, received, expected):
+    """It was `units` once: what it means now is said where the layer is made."""
+    with pytest.warns(FutureWarning, match="It was `units` before keras_sam 0.2.0") as seen:
+        layer = keras_sam.SelectiveAttention(*arguments)
+    assert str(seen[0].message).endswith(f"Received: {received}")
+    assert seen[0].filename == __file__
+    assert (layer.num_heads, layer.units) == expected
+    keras_sam.SelectiveAttention(num_heads=4, units=2)  # warnings are errors here
+    with pytest.warns(FutureWarning), refused("`num_heads` must be"):
+        keras_sam.SelectiveAttention(0)
+
+
+def test_the_first_argument_is_the_same_in_the_family():
+    for name in ("SelfAttention", "CrossAttention", "SelectiveAttention"):
+        first, *_ = inspect.signature(getattr(keras_sam, name)).parameters
+        assert first == "num_heads", name
+
+
+def test_a_configuration_of_version_0_1_0_means_what_it_meant():
+    config = {
+        "name": "select",
+        "trainable": True,
+        "dtype": "float32",
+        "units": 4,
+        "num_heads": 3,
+        "relation": "context",
+        "score": None,
+        "normalizer": {
+            "module": "keras_sam.normalizers.softmax",
+            "class_name": "Softmax",
+            "config": {"temperature": 1.0},
+            "registered_name": "keras_sam>Softmax",
+        },
+        "top_k": None,
+        "pool": True,
+        "axis": None,
+        "dropout": 0.0,
+        "use_bias": True,
+        "kernel_initializer": "glorot_uniform",
+        "seed": None,
+    }
+    layer = keras.saving.deserialize_keras_object(
+        {
+            "module": "keras_sam.layers.selective_attention",
+            "class_name": "SelectiveAttention",
+            "config": config,
+            "registered_name": "keras_sam>SelectiveAttention",
+        }
+    )
+    layer.build((None, LENGTH, WIDTH))
+    assert layer.parts_dense.kernel.shape == (WIDTH, 3, 4)

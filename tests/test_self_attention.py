@@ -473,11 +473,11 @@ def test_integers_of_numpy_are_integers():
 WRONG_CALLS = {
     "`attention_mask` must have the shape (batch, 5, 5) or (batch, 3, 5, 5)": [
         {"attention_mask": np.ones(shape, bool)}
-        for shape in [(B, T, 4), (B, 4, T), (B, 2, T, T), (T, T), (3, T, T), (B, T)]
+        for shape in [(B, T, 4), (B, 4, T), (B, 2, T, T), (T, 4), (3, T, T), (B, T), (T,)]
     ],
     "`attention_bias` must have the shape (batch, 5, 5) or (batch, 3, 5, 5)": [
         {"attention_bias": np.ones(shape, "float32")}
-        for shape in [(B, T, 4), (B, 2, T, T), (T, T), (T,)]
+        for shape in [(B, T, 4), (B, 2, T, T), (4, T), (T,)]
     ],
 }
 

@@ -91,11 +91,13 @@ def _convert_attention(layer, to):
         for name in ("query_kernel", "key_kernel", "value_kernel", "projection_kernel")
     }
     widths = [weights[f"{name}_kernel"].shape[1] for name in ("query", "key", "value")]
-    _check_convertible(layer, to, widths, weights["projection_kernel"].shape[-1])
+    _check_convertible(layer, to, widths)
+    output_width = weights["projection_kernel"].shape[-1]
     new = to(
         num_heads=layer.num_heads,
         key_dim=layer.head_size,
         dropout=layer.get_config()["dropout"],
+        output_shape=None if output_width == widths[0] else output_width,
         use_bias=layer.use_projection_bias,
         kernel_initializer=_current(keras.initializers, layer, "kernel_initializer"),
         kernel_regularizer=_current(keras.regularizers, layer, "kernel_regularizer"),
@@ -117,17 +119,12 @@ def _convert_attention(layer, to):
     return new
 
 
-def _check_convertible(layer, to, widths, output_width):
+def _check_convertible(layer, to, widths):
     """Refuses what the new layer could not compute, or not go on training."""
     keep = (
         f"Keep the layer as it is, with keras_sam.addons.MultiHeadAttention. "
         f"Received: layer={layer.name!r}"
     )
-    if output_width != widths[0]:
-        raise ValueError(
-            f"The output of keras_sam's attention is as wide as its query, and that of "
-            f"`layer` ({output_width}) is not as wide as its query ({widths[0]}). {keep}"
-        )
     if to is SelfAttention and len(set(widths)) > 1:
         raise ValueError(
             "`layer` must have queries, keys and values of one width to become a "
@@ -136,7 +133,10 @@ def _check_convertible(layer, to, widths, output_width):
         )
     for name in ("kernel_constraint", "bias_regularizer", "bias_constraint"):
         if getattr(layer, name) is not None:
-            raise ValueError(f"keras_sam's attention has no `{name}`. {keep}")
+            raise ValueError(
+                f"keras_sam's attention has no `{name}` that means the same: its kernels "
+                f"have another layout, and all its projections a bias. {keep}"
+            )
 
 
 def _current(module, layer, name):

@@ -8,6 +8,7 @@ from keras_sam.layers.selective_attention import SelectiveAttention
 from keras_sam.layers.self_attention import SelfAttention
 from keras_sam.layers.spatial_attention import SpatialAttention
 from keras_sam.layers.spatial_gate import SpatialGate
+from keras_sam.layers.unprojected_attention import UnprojectedAttention
 
 __all__ = [
     "CBAM",
@@ -18,4 +19,5 @@ __all__ = [
     "SelfAttention",
     "SpatialAttention",
     "SpatialGate",
+    "UnprojectedAttention",
 ]

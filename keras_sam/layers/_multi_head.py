@@ -6,20 +6,22 @@ laid out as in `keras.layers.MultiHeadAttention` (and `GroupedQueryAttention`), 
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_sam import _initializers, normalizers, scores
 from keras_sam import _validation as check
 from keras_sam.attention import attend
+from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer, own_score
-from keras_sam.recording import is_recording, record
+from keras_sam.recording import AttentionDetails, is_recording, record
 
-PROJECTIONS = ("query", "key", "value", "attention_output")
+PROJECTIONS = ("query", "key", "value", "attention_output", "gate")
 
 
 class ProjectedAttention(CompositeLayer):
     """Base of `SelfAttention` and `CrossAttention`; see there for the arguments."""
+
+    kind = None
 
     def __init__(
         self,
@@ -37,6 +39,15 @@ class ProjectedAttention(CompositeLayer):
         kernel_regularizer=None,
         block_size="auto",
         seed=None,
+        *,
+        output_shape=None,
+        attention_axes=None,
+        use_gate=False,
+        bias_initializer="zeros",
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -67,15 +78,23 @@ class ProjectedAttention(CompositeLayer):
         self.kernel_regularizer = check.regularizer(
             "kernel_regularizer", kernel_regularizer
         )
-        if block_size != "auto" and block_size is not None:
-            expected = 'a positive integer, "auto" or None'
-            if not check.is_integer(block_size) or block_size < 1:
-                raise check.invalid("block_size", expected, block_size)
-            block_size = int(block_size)
-        self.block_size = block_size
+        self.block_size = check.block_size("block_size", block_size)
         self.seed = check.integer("seed", seed, optional=True)
         if self.dropout > 0:
             self.seed_generator = keras.random.SeedGenerator(self.seed)
+        # (Keras's summary of a model looks for an attribute `output_shape`.)
+        self._output_shape = check.integers("output_shape", output_shape, positive=True)
+        self.attention_axes = check.integers("attention_axes", attention_axes)
+        self.use_gate = check.boolean("use_gate", use_gate)
+        self.bias_initializer = check.initializer("bias_initializer", bias_initializer)
+        self.bias_regularizer = check.regularizer("bias_regularizer", bias_regularizer)
+        # Of the projections, as in Keras: an attribute `activity_regularizer` would be
+        # one of this layer's own output.
+        self._activity_regularizer = check.regularizer(
+            "activity_regularizer", activity_regularizer
+        )
+        self.kernel_constraint = check.constraint("kernel_constraint", kernel_constraint)
+        self.bias_constraint = check.constraint("bias_constraint", bias_constraint)
 
     def _build_projections(self, query_shape, key_shape, value_shape):
         """Builds the projections and the score from shapes `(B, T, C)`."""
@@ -90,11 +109,16 @@ class ProjectedAttention(CompositeLayer):
         key_heads = self.num_key_value_heads or self.num_heads
         self.query_dense = self._dense("query", query_shape, self.num_heads, key_dim)
         self.key_dense = self._dense("key", key_shape, key_heads, key_dim)
+        self.gate_dense = None
+        if self.use_gate:  # between key and value, where Keras's layers have it
+            self.gate_dense = self._dense("gate", query_shape, self.num_heads, value_dim)
         self.value_dense = self._dense("value", value_shape, key_heads, value_dim)
+        output_shape = self._channels(query_shape)
+        axes = "cefg"[: len(output_shape)]
         self.output_dense = keras.layers.EinsumDense(
-            "bthd,hdc->btc",
-            output_shape=(None, width),
-            bias_axes="c" if self.use_bias else None,
+            f"bthd,hd{axes}->bt{axes}",
+            output_shape=(None, *output_shape),
+            bias_axes=axes if self.use_bias else None,
             **self._dense_options("attention_output"),
         )
         batch, length = query_shape[:2]
@@ -105,11 +129,19 @@ class ProjectedAttention(CompositeLayer):
                 (batch, self.num_heads, key_shape[1], key_dim),
             )
 
+    def _channels(self, query_shape):
+        """The sizes that the output has instead of the channels."""
+        if self._output_shape is None:
+            return (query_shape[-1],)
+        given = self._output_shape
+        return given if isinstance(given, tuple) else (given,)
+
     def _dense(self, name, shape, num_heads, width):
         dense = keras.layers.EinsumDense(
             "btc,chd->bthd",
             output_shape=(None, num_heads, width),
             bias_axes="hd" if self.use_bias else None,
+            activation="sigmoid" if name == "gate" else None,
             **self._dense_options(name),
         )
         dense.supports_masking = True  # or Keras warns that the mask ends here
@@ -117,13 +149,17 @@ class ProjectedAttention(CompositeLayer):
         return dense
 
     def _dense_options(self, name):
+        nth = PROJECTIONS.index(name)
         return {
             "name": name,
             "dtype": self.sublayer_dtype(name),
-            "kernel_initializer": _initializers.fresh(
-                self.kernel_initializer, PROJECTIONS.index(name)
-            ),
+            "kernel_initializer": _initializers.fresh(self.kernel_initializer, nth),
+            "bias_initializer": _initializers.fresh(self.bias_initializer, nth),
             "kernel_regularizer": self.kernel_regularizer,
+            "bias_regularizer": self.bias_regularizer,
+            "activity_regularizer": self._activity_regularizer,
+            "kernel_constraint": self.kernel_constraint,
+            "bias_constraint": self.bias_constraint,
         }
 
     def _attend(
@@ -138,10 +174,20 @@ class ProjectedAttention(CompositeLayer):
         attention_bias,
         return_attention_scores,
         training,
-        details,
+        use_causal_mask,
         selective=False,
     ):
-        """Projects `(B, T, C)` tensors, attends, and projects the result back."""
+        """Projects `(B, ..., C)` tensors, attends, and projects the result back."""
+        axes, key_axes = self._axes(query.shape), self._axes(key.shape)
+        pairs = Pairs(axes, key_axes, self.num_heads)
+        inputs, query = query, axes.flatten(query)
+        attention_mask = pairs.flatten(attention_mask, inputs, key)
+        attention_bias = pairs.flatten(attention_bias, inputs, key)
+        key, value = (
+            query if tensor is inputs else key_axes.flatten(tensor)
+            for tensor in (key, value)
+        )
+        gate = None if self.gate_dense is None else self.gate_dense(query)
         query = ops.swapaxes(self.query_dense(query), 1, 2)  # (B, H, T, D)
         key = ops.swapaxes(self.key_dense(key), 1, 2)  # (B, key heads, S, D)
         value = ops.swapaxes(self.value_dense(value), 1, 2)  # (B, key heads, S, Dv)
@@ -153,11 +199,11 @@ class ProjectedAttention(CompositeLayer):
             value,
             score=self.score,
             normalizer=self.normalizer,
-            mask=_with_heads(attention_mask),
-            key_mask=key_mask,
-            query_mask=query_mask,
-            bias=_with_heads(attention_bias),
-            causal=self.causal,
+            mask=attention_mask,
+            key_mask=key_axes.flatten_mask(key_mask),
+            query_mask=axes.flatten_mask(query_mask),
+            bias=attention_bias,
+            causal=self.causal or bool(use_causal_mask),
             sliding_window=self.sliding_window,
             selective=selective,
             dropout=dropout,
@@ -167,9 +213,41 @@ class ProjectedAttention(CompositeLayer):
         )
         if with_weights:
             output, weights = output
-            record(self, weights, details)
-        output = self.output_dense(ops.swapaxes(output, 1, 2))
-        return (output, weights) if return_attention_scores else output
+            self._record(weights, inputs, axes, key_axes)
+        output = ops.swapaxes(output, 1, 2)  # (B, T, H, Dv)
+        if gate is not None:
+            output = ops.multiply(output, gate)
+        output = axes.restore(self.output_dense(output), inputs)
+        if not return_attention_scores:
+            return output
+        return output, axes.restore_weights(weights, inputs)
+
+    def _record(self, weights, inputs, axes, key_axes):
+        if axes.free and is_recording():  # all maps of an example side by side, as heads
+            batch, sizes = ops.shape(inputs)[0], ops.shape(weights)
+            weights = ops.reshape(weights, (batch, -1, *sizes[2:]))
+        record(self, weights, AttentionDetails(self.kind, axes.grid, key_axes.grid))
+
+    def _axes(self, shape):
+        where = f"{self.__class__.__name__} {self.name!r}"
+        return Axes.of(shape, self.attention_axes, where)
+
+    def _output_specs(self, query, key, return_attention_scores):
+        """The symbolic results of a call."""
+        shape = (*query.shape[:-1], *self._channels(query.shape))
+        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return outputs
+        axes, key_axes = self._axes(query.shape), self._axes(key.shape)
+        shape = (query.shape[0], *axes.free_sizes, self.num_heads)
+        shape = (*shape, axes.length, key_axes.length)
+        return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def _check_pairs(self, query, key, **tensors):
+        """Refuses a mask or bias that does not have the shape of pairs of positions."""
+        pairs = Pairs(self._axes(query.shape), self._axes(key.shape), self.num_heads)
+        for name, tensor in tensors.items():
+            pairs.check(name, tensor, f"{self.__class__.__name__} {self.name!r}")
 
     def _check_mask(self, name, mask, tensor):
         """Refuses a padding mask that is not `tensor` without its channels."""
@@ -179,21 +257,6 @@ class ProjectedAttention(CompositeLayer):
             f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in "
             f"{self.__class__.__name__} {self.name!r}. "
             f"Received: {name}.shape={tuple(mask.shape)}"
-        )
-
-    def _check_pairs(self, name, tensor, batch, rows, keys):
-        """Refuses a mask or bias that is not `(B, T, S)` or `(B, H, T, S)`."""
-        if tensor is None:
-            return
-        shape = tuple(np.shape(tensor))  # lists have one too
-        for expected in ((batch, rows, keys), (batch, self.num_heads, rows, keys)):
-            if check.fits(shape, expected, broadcast=True):
-                return
-        raise ValueError(
-            f"`{name}` must have the shape (batch, {rows}, {keys}) or "
-            f"(batch, {self.num_heads}, {rows}, {keys}), where a size may be 1, in "
-            f"{self.__class__.__name__} {self.name!r}. "
-            f"Received: {name}.shape={shape}"
         )
 
     def get_config(self):
@@ -213,19 +276,14 @@ class ProjectedAttention(CompositeLayer):
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "block_size": self.block_size,
             "seed": self.seed,
+            "output_shape": self._output_shape,
+            "attention_axes": self.attention_axes,
+            "use_gate": self.use_gate,
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(
+                self._activity_regularizer
+            ),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }
-
-
-def grid_of(shape):
-    """The sizes between batch and channels, or None for a plain sequence."""
-    return tuple(shape[1:-1]) if len(shape) > 3 else None
-
-
-def _with_heads(tensor):
-    """Gives a mask or bias of shape `(B, T, S)` an axis for the heads."""
-    if tensor is None:
-        return None
-    tensor = ops.convert_to_tensor(tensor)
-    if len(tensor.shape) == 4:
-        return tensor
-    return ops.expand_dims(tensor, 1)

@@ -34,6 +34,9 @@ class CBAM(Gate):
         data_format: `"channels_last"`, `"channels_first"` or None for Keras's default.
         kernel_initializer: For all kernels.
         kernel_regularizer: For all kernels.
+        normalizer: See `ChannelAttention` and `SpatialAttention`; for both. Anything but
+            sigmoids makes the weights of all channels, and of all places, sum to one.
+        hidden_units, activation, use_bias: See `ChannelAttention`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     What else the two can do, they do when they are made by hand and called in turn.
@@ -84,6 +87,10 @@ class CBAM(Gate):
         data_format=None,
         kernel_initializer="glorot_uniform",
         kernel_regularizer=None,
+        normalizer="sigmoid",
+        hidden_units=None,
+        activation="relu",
+        use_bias=True,
         **kwargs,
     ):
         super().__init__(data_format=data_format, **kwargs)
@@ -91,13 +98,19 @@ class CBAM(Gate):
         self.order = check.one_of("order", order, _ORDERS)
         shared = {
             "pooling": pooling,
+            "normalizer": normalizer,
             "data_format": data_format,
             "kernel_initializer": kernel_initializer,
             "kernel_regularizer": kernel_regularizer,
             "dtype": self.dtype_policy,
         }
         self.channel_attention = ChannelAttention(
-            reduction, name="channel_attention", **shared
+            reduction,
+            hidden_units=hidden_units,
+            activation=activation,
+            use_bias=use_bias,
+            name="channel_attention",
+            **shared,
         )
         self.spatial_attention = SpatialAttention(
             kernel_size, use_batch_norm=use_batch_norm, name="spatial_attention", **shared
@@ -139,11 +152,12 @@ class CBAM(Gate):
     def get_config(self):
         spatial = self.spatial_attention.get_config()
         channel = self.channel_attention.get_config()
-        names = "kernel_size", "pooling", "use_batch_norm"
+        names = "kernel_size", "pooling", "normalizer", "use_batch_norm"
         names += "kernel_initializer", "kernel_regularizer"
+        channel_names = "reduction", "hidden_units", "activation", "use_bias"
         return {
             **super().get_config(),
             **{name: spatial[name] for name in names},
-            "reduction": channel["reduction"],
+            **{name: channel[name] for name in channel_names},
             "order": self.order,
         }

@@ -29,10 +29,13 @@ class ChannelAttention(Gate):
     Args:
         reduction: How many times fewer units than channels the hidden layer has
             (rounded down). At most the number of channels.
+        hidden_units: The units of the hidden layer, instead of `reduction`; None is by
+            `reduction`.
         pooling: `"max"`, `"mean"` or a tuple of them. All go through the same `mlp`.
-        normalizer: A name, `"sigmoid"`, `"softmax"`, `"sparsemax"` or `"entmax"`, or an
-            instance from `keras_sam.normalizers` or of your own registered class. It is
-            called on the channels; all but sigmoid make the weights sum to one.
+        normalizer: A name, `"sigmoid"`, `"hard_sigmoid"`, `"softmax"`, `"sparsemax"` or
+            `"entmax"`, or an instance from `keras_sam.normalizers` or of your own
+            registered class. It is called on the channels; all but sigmoids make the
+            weights sum to one.
         activation: Of the hidden layer.
         use_bias: Whether `b_0` and `b_1` exist.
         data_format: `"channels_last"`, `"channels_first"` or None for Keras's default.
@@ -86,10 +89,14 @@ class ChannelAttention(Gate):
         data_format=None,
         kernel_initializer="glorot_uniform",
         kernel_regularizer=None,
+        hidden_units=None,
         **kwargs,
     ):
         super().__init__(data_format=data_format, **kwargs)
         self.reduction = check.positive_integer("reduction", reduction)
+        self.hidden_units = check.positive_integer(
+            "hidden_units", hidden_units, optional=True
+        )
         self.pooling = pooling_names(pooling)
         self.normalizer = normalizers.get(normalizer)
         self.activation = keras.activations.get(activation)
@@ -103,13 +110,13 @@ class ChannelAttention(Gate):
 
     def build(self, input_shape):
         channels, _ = self._check_inputs(input_shape)
-        if self.reduction > channels:
+        if self.hidden_units is None and self.reduction > channels:
             raise ValueError(
                 "`reduction` must be at most the number of channels, in "
                 f"{self.__class__.__name__} {self.name!r}. "
                 f"Received: reduction={self.reduction}, channels={channels}"
             )
-        hidden = channels // self.reduction
+        hidden = self.hidden_units or channels // self.reduction
         self.hidden_dense = self._dense(0, "hidden", hidden, channels)
         self.output_dense = self._dense(1, "output", channels, hidden)
 
@@ -161,6 +168,7 @@ class ChannelAttention(Gate):
         return {
             **super().get_config(),
             "reduction": self.reduction,
+            "hidden_units": self.hidden_units,
             "pooling": self.pooling,
             "normalizer": normalizers.serialize(self.normalizer),
             "activation": keras.activations.serialize(self.activation),

@@ -6,7 +6,6 @@ from keras_sam import _validation as check
 from keras_sam.layers._masks import keras_mask
 from keras_sam.layers._multi_head import ProjectedAttention
 from keras_sam.normalizers.masking import both
-from keras_sam.recording import AttentionDetails
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -26,29 +25,37 @@ class CrossAttention(ProjectedAttention):
         num_heads: Number of heads `H`.
         key_dim: Width of each head's queries and keys. None is the width of the query
             input divided by `num_heads`.
-        **kwargs: The arguments of `SelfAttention`, which mean the same here. `causal`
-            and `sliding_window` compare the position of a query with that of a key.
+        value_dim, num_key_value_heads, ...: The arguments of `SelfAttention`, except for
+            `selective`, mean the same here, and so do those "as in `MultiHeadAttention`".
+            `causal` and `sliding_window` compare the position of a query with that of a
+            key. With `attention_axes`, `query` and `value` have the same sizes in all
+            other axes.
 
     Call arguments:
-        query: Tensor `(B, T, C)`.
-        value: Tensor `(B, S, Cv)`.
+        query: Tensor `(B, T, C)`, or with two or three axes of positions, such as `(B,
+            height, width, C)`: then `T` is all of them in row-major order.
+        value: Tensor `(B, S, Cv)`, likewise; it may have other axes than `query`.
         key: Tensor `(B, S, Ck)`; None is `value`.
-        query_mask, value_mask, key_mask: Booleans `(B, T)`, `(B, S)` and `(B, S)`, False
-            for padding; Keras hands over the masks of `Embedding` or `Masking` layers
-            by itself.
-        attention_mask: Boolean `(B, T, S)` or `(B, H, T, S)`, True for "may attend".
-            Sizes of 1 broadcast.
+        query_mask, value_mask, key_mask: Booleans `(B, T)`, `(B, S)` and `(B, S)` (or the
+            shape of the positions), False for padding; Keras hands over the masks of
+            `Embedding` or `Masking` layers by itself.
+        attention_mask: Boolean `(T, S)`, `(B, T, S)` or `(B, H, T, S)`, True for "may
+            attend". Sizes of 1 broadcast. With `attention_axes` the sizes of the other
+            axes are behind `B`. Instead of `T` and `S` there may be the sizes of their
+            axes.
         attention_bias: Float tensor of the same shapes, added to the scores.
         return_attention_scores: Whether to return the weights as well. They are as
             normalized and masked, before dropout.
         training: Whether to apply dropout.
+        use_causal_mask: True is `causal=True` in this call.
 
     Masking:
         As in `SelfAttention`. The mask of `query` is passed on.
 
     Output shape:
-        The shape of `query`; with `return_attention_scores=True` also the weights,
-        `(B, H, T, S)`.
+        The shape of `query`, with `output_shape` for its channels if that is given; with
+        `return_attention_scores=True` also the weights, `(B, H, T, S)`. With
+        `attention_axes` the sizes of the other axes are behind `B`.
 
     Raises:
         ValueError: For an argument out of range, when the layer is made; for inputs or
@@ -70,6 +77,8 @@ class CrossAttention(ProjectedAttention):
         (https://arxiv.org/abs/1706.03762), section 3.2.3, "encoder-decoder attention".
     """
 
+    kind = "cross"
+
     def build(self, query_shape, value_shape=None, key_shape=None):
         if value_shape is None:  # one list of shapes, as saved models may give
             if len(query_shape) not in (2, 3) or not hasattr(query_shape[0], "__len__"):
@@ -83,7 +92,8 @@ class CrossAttention(ProjectedAttention):
         for name, shape in shapes.items():
             self._check_shape(name, shape)
         self._widths = {name: shape[-1] for name, shape in shapes.items()}
-        self._build_projections(shapes["query"], shapes["key"], shapes["value"])
+        flat = {name: self._axes(shape).flat_shape for name, shape in shapes.items()}
+        self._build_projections(flat["query"], flat["key"], flat["value"])
 
     def call(
         self,
@@ -97,13 +107,15 @@ class CrossAttention(ProjectedAttention):
         attention_bias=None,
         return_attention_scores=False,
         training=None,
+        use_causal_mask=False,
     ):
         query_mask = keras_mask(query, query_mask)
         value_mask = keras_mask(value, value_mask)
         key = value if key is None else key
         key_mask = keras_mask(key, key_mask)
         masks = query_mask, value_mask, key_mask
-        self._check_call(query, value, key, *masks, attention_mask, attention_bias)
+        pairs = attention_mask, attention_bias
+        self._check_call(query, value, key, *masks, *pairs, use_causal_mask)
         return self._attend(
             query,
             key,
@@ -114,7 +126,7 @@ class CrossAttention(ProjectedAttention):
             attention_bias=attention_bias,
             return_attention_scores=return_attention_scores,
             training=training,
-            details=AttentionDetails("cross"),
+            use_causal_mask=use_causal_mask,
         )
 
     def compute_output_spec(
@@ -129,20 +141,17 @@ class CrossAttention(ProjectedAttention):
         attention_bias=None,
         return_attention_scores=False,
         training=None,
+        use_causal_mask=False,
     ):
         key = value if key is None else key
         masks = query_mask, value_mask, key_mask
-        self._check_call(query, value, key, *masks, attention_mask, attention_bias)
-        outputs = keras.KerasTensor(query.shape, dtype=self.compute_dtype)
-        if not return_attention_scores:
-            return outputs
-        return outputs, keras.KerasTensor(
-            (query.shape[0], self.num_heads, query.shape[1], value.shape[1]),
-            dtype=self.compute_dtype,
-        )
+        pairs = attention_mask, attention_bias
+        self._check_call(query, value, key, *masks, *pairs, use_causal_mask)
+        return self._output_specs(query, key, return_attention_scores)
 
     def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
-        return tuple(query_shape if value_shape is not None else query_shape[0])
+        query_shape = query_shape if value_shape is not None else query_shape[0]
+        return (*query_shape[:-1], *self._channels(query_shape))
 
     def _check_call(
         self,
@@ -154,30 +163,38 @@ class CrossAttention(ProjectedAttention):
         key_mask,
         attention_mask,
         attention_bias,
+        use_causal_mask,
     ):
+        check.flag("use_causal_mask", use_causal_mask)
         self._check_shape("query", query.shape)
         self._check_shape("value", value.shape)
         self._check_shape("key", key.shape)
         if not check.fits(value.shape[:1], query.shape[:1]):
             raise self._unequal("query", query, "value", value, "batch size")
-        if not check.fits(key.shape[:2], value.shape[:2]):
+        if not check.fits(key.shape[:-1], value.shape[:-1]):
             raise self._unequal("key", key, "value", value, "batch size and length")
+        free, value_free = (self._axes(x.shape).free_sizes for x in (query, value))
+        if not check.fits(value_free, free):
+            expected = "sizes in the axes beside `attention_axes`"
+            raise self._unequal("query", query, "value", value, expected)
         self._check_mask("query_mask", query_mask, query)
         self._check_mask("value_mask", value_mask, value)
         self._check_mask("key_mask", key_mask, key)
-        sizes = query.shape[0], query.shape[1], value.shape[1]
-        self._check_pairs("attention_mask", attention_mask, *sizes)
-        self._check_pairs("attention_bias", attention_bias, *sizes)
+        self._check_pairs(
+            query, value, attention_mask=attention_mask, attention_bias=attention_bias
+        )
 
     def _check_shape(self, name, shape):
-        """Refuses what is not a sequence, or not one of the width it was built for."""
+        """Refuses what has no positions, or not the width that it was built for."""
         width = self._widths[name] if self.built else None
-        if len(shape) == 3 and shape[-1] is not None and shape[-1] == (width or shape[-1]):
+        known = 3 <= len(shape) <= 5 and shape[-1] is not None
+        if known and shape[-1] == (width or shape[-1]):
             return
         channels = f"{width} channels" if width else "known channels"
         raise ValueError(
-            f"`{name}` must have the shape (batch, length, channels) with {channels}, in "
-            f"CrossAttention {self.name!r}. Received: {name}.shape={tuple(shape)}"
+            f"`{name}` must have the shape (batch, length, channels) with {channels}, or "
+            f"two or three axes instead of the length, in CrossAttention {self.name!r}. "
+            f"Received: {name}.shape={tuple(shape)}"
         )
 
     def _unequal(self, name, tensor, other_name, other, what):

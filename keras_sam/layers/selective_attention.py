@@ -1,5 +1,9 @@
 """Selective attention: which parts of an input matter at all?"""
 
+import functools
+import inspect
+import warnings
+
 import keras
 from keras import ops
 
@@ -18,6 +22,28 @@ from keras_sam.recording import AttentionDetails, record
 RELATIONS = ("context", "self", "query")
 
 
+def _num_heads_first(init):
+    """Warns of arguments without names: the first one was `units` until 0.2.0."""
+
+    @functools.wraps(init)
+    def checked(self, *args, **kwargs):
+        if args:
+            names = ("num_heads", "units")[: len(args)]
+            received = [f"{n}={v!r}" for n, v in zip(names, args, strict=False)]
+            warnings.warn(
+                "The first argument of SelectiveAttention is `num_heads`, as in "
+                "SelfAttention. It was `units` before keras_sam 0.2.0, and `num_heads` "
+                "was the second. Give the names of both arguments, and this warning "
+                f"ends. Received: {', '.join(received)}",
+                FutureWarning,
+                stacklevel=2,
+            )
+        init(self, *args, **kwargs)
+
+    checked.__signature__ = inspect.signature(init)  # Keras reads it, and does not unwrap
+    return checked
+
+
 @keras.saving.register_keras_serializable(package="keras_sam")
 class SelectiveAttention(CompositeLayer):
     """Weighs the parts of an input by their importance, and pools or scales them.
@@ -27,6 +53,10 @@ class SelectiveAttention(CompositeLayer):
     pooled = sum_j a_j x_j                                        pool=True
     y_j    = x_j * n a_j / sum_i a_i                              pool=False
     ```
+
+    This is *importance weighting*: one weight for each part. The *selective masking* of
+    `SelfAttention(selective=True)`, by which positions hide others from later ones, is
+    another mechanism.
 
     `n` is how many parts may have weight, so that parts of equal weight go through
     `pool=False` unchanged. The importance `e_j` of part `x_j` depends on `relation`:
@@ -48,14 +78,15 @@ class SelectiveAttention(CompositeLayer):
     unmasked parts, they all are.
 
     Args:
-        units: Width of the hidden layer. None is the width of a part, at least 8.
         num_heads: How many views are taken of the input, each with weights of its own.
             Pooled, they are concatenated; otherwise their weights are averaged.
+        units: Width of the hidden layer. None is the width of a part, at least 8.
         relation: `"context"`, `"self"` or `"query"`.
         score: For "self" and "query", a name or a `keras_sam.scores.Score`. None is
             `"scaled_dot"`.
-        normalizer: A name, `"softmax"`, `"sigmoid"`, `"sparsemax"` or `"entmax"`, or an
-            instance from `keras_sam.normalizers` or of your own registered class.
+        normalizer: A name, `"softmax"`, `"sigmoid"`, `"hard_sigmoid"`, `"sparsemax"` or
+            `"entmax"`, or an instance from `keras_sam.normalizers` or of your own
+            registered class.
         top_k: How many parts keep weight: a positive integer, or a share in (0, 1) of
             the unmasked parts, rounded up. None is all.
         pool: Whether the parts are summed up, or stay as they are, each scaled.
@@ -93,6 +124,10 @@ class SelectiveAttention(CompositeLayer):
         ValueError: For an argument out of range, a query that is missing or not asked
             for, and shapes that do not fit.
 
+    Warns:
+        FutureWarning: Where `num_heads` is given without its name, because the first
+            argument was `units` before 0.2.0.
+
     Example:
 
     >>> import keras, keras_sam
@@ -114,10 +149,11 @@ class SelectiveAttention(CompositeLayer):
         2013 (https://arxiv.org/abs/1308.3432), section 4, for the gradient of `top_k`.
     """
 
+    @_num_heads_first
     def __init__(
         self,
-        units=None,
         num_heads=1,
+        units=None,
         relation="context",
         score=None,
         normalizer="softmax",

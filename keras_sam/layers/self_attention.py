@@ -1,14 +1,10 @@
 """Self-attention over sequences, images and volumes."""
 
-import math
-
 import keras
-from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam.layers._masks import keras_mask
-from keras_sam.layers._multi_head import ProjectedAttention, grid_of
-from keras_sam.recording import AttentionDetails
+from keras_sam.layers._multi_head import ProjectedAttention
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -26,9 +22,11 @@ class SelfAttention(ProjectedAttention):
     weights are laid out the same: `layer.set_weights(keras_layer.get_weights())` carries
     them over.
 
-    With `selective=True`, positions decide what those after them need no longer see. The
-    first head selects: as far as its logits (`score + bias`) are positive, they are
-    taken off the logits of all heads in all later rows. It adds no weights.
+    With `selective=True` there is *selective masking*: positions decide what those after
+    them need no longer see. The first head selects: as far as its logits (`score + bias`)
+    are positive, they are taken off the logits of all heads in all later rows. It adds no
+    weights, and it is another mechanism than the importance weighting of the layer
+    `SelectiveAttention`.
 
     ```
     S_ij    = max(logits_ij, 0)  of the first head, for keys 0 < j < i it may attend to
@@ -52,8 +50,9 @@ class SelfAttention(ProjectedAttention):
             `num_heads`.
         score: A name, `"dot"`, `"scaled_dot"`, `"cosine"`, `"additive"`, `"bilinear"`
             or `"low_rank_bilinear"`, or a `keras_sam.scores.Score`.
-        normalizer: A name, `"softmax"`, `"sigmoid"`, `"sparsemax"` or `"entmax"`, or an
-            instance from `keras_sam.normalizers` or of your own registered class.
+        normalizer: A name, `"softmax"`, `"sigmoid"`, `"hard_sigmoid"`, `"sparsemax"` or
+            `"entmax"`, or an instance from `keras_sam.normalizers` or of your own
+            registered class.
         causal: Whether a position attends to itself and those before it only.
         sliding_window: Attend only to positions less than this many away, before and
             after (with `causal`: before). None is everywhere.
@@ -64,22 +63,31 @@ class SelfAttention(ProjectedAttention):
         block_size: How many query rows are computed at a time. `"auto"` chooses by the
             sizes; None is all at once, which keeps whole score matrices.
         seed: Seed of the dropout.
-        selective: Whether the first head takes weight off positions for those after it,
-            as above. `causal` must be True then. `sliding_window` changes nothing of
-            `F`: who could select a key in the window of a row has it in its own.
+        selective: Whether there is selective masking, as above. `causal` must be True
+            then. `sliding_window` changes nothing of `F`: who could select a key in the
+            window of a row has it in its own.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+
+    As in `MultiHeadAttention`, and by keyword only: `output_shape`, the sizes that the
+    output has instead of `C`; `attention_axes`, the axes of the positions, where all
+    others between batch and channels only tell examples apart; `use_gate`, which
+    multiplies the heads' outputs by `sigmoid(x W_g + b_g)` (Qiu et al., 2025), with its
+    weights between those of keys and values; and for the projections `bias_initializer`,
+    `bias_regularizer`, `activity_regularizer`, `kernel_constraint`, `bias_constraint`.
 
     Call arguments:
         inputs: Tensor `(B, T, C)`, or `(B, height, width, C)` or `(B, depth, height,
             width, C)`: then `T` is all their positions in row-major order.
         mask: Boolean `(B, T)` (or the shape of the positions), False for padding; Keras
             hands over the mask of an `Embedding` or `Masking` layer by itself.
-        attention_mask: Boolean `(B, T, T)` or `(B, H, T, T)`, True for "may attend".
-            Sizes of 1 broadcast.
+        attention_mask: Boolean `(T, T)`, `(B, T, T)` or `(B, H, T, T)`, True for "may
+            attend". Sizes of 1 broadcast. With `attention_axes` the sizes of the other
+            axes are behind `B`. Instead of each `T` there may be the sizes of its axes.
         attention_bias: Float tensor of the same shapes, added to the scores.
         return_attention_scores: Whether to return the weights as well. They are as
             normalized and masked, before dropout.
         training: Whether to apply dropout.
+        use_causal_mask: True is `causal=True` in this call.
 
     Masking:
         Padding neither gives nor receives weight. A row with nothing to attend to has
@@ -89,8 +97,9 @@ class SelfAttention(ProjectedAttention):
         is not padding; rows do not select what they may not attend to.
 
     Output shape:
-        The shape of `inputs`; with `return_attention_scores=True` also the weights,
-        `(B, H, T, T)`.
+        The shape of `inputs`, with `output_shape` for its channels if that is given; with
+        `return_attention_scores=True` also the weights, `(B, H, T, T)`. With
+        `attention_axes` the sizes of the other axes are behind `B`.
 
     Raises:
         ValueError: For an argument out of range, when the layer is made; for inputs or
@@ -116,11 +125,66 @@ class SelfAttention(ProjectedAttention):
         (https://arxiv.org/abs/1706.03762), section 3.2. Ainslie et al., 2023, "GQA:
         Training Generalized Multi-Query Transformer Models"
         (https://arxiv.org/abs/2305.13245). Leviathan et al., 2024, "Selective Attention
-        Improves Transformer" (https://arxiv.org/abs/2410.02703), section 3.
+        Improves Transformer" (https://arxiv.org/abs/2410.02703), section 3. Qiu et al.,
+        2025, "Gated Attention for Large Language Models"
+        (https://arxiv.org/abs/2505.06708), for `use_gate`.
     """
 
-    def __init__(self, num_heads, key_dim=None, *args, selective=False, **kwargs):
-        super().__init__(num_heads, key_dim, *args, **kwargs)
+    kind = "self"
+
+    def __init__(
+        self,
+        num_heads,
+        key_dim=None,
+        value_dim=None,
+        num_key_value_heads=None,
+        score="scaled_dot",
+        normalizer="softmax",
+        causal=False,
+        sliding_window=None,
+        dropout=0.0,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        kernel_regularizer=None,
+        block_size="auto",
+        seed=None,
+        *,
+        selective=False,
+        output_shape=None,
+        attention_axes=None,
+        use_gate=False,
+        bias_initializer="zeros",
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(
+            num_heads,
+            key_dim,
+            value_dim,
+            num_key_value_heads,
+            score,
+            normalizer,
+            causal,
+            sliding_window,
+            dropout,
+            use_bias,
+            kernel_initializer,
+            kernel_regularizer,
+            block_size,
+            seed,
+            output_shape=output_shape,
+            attention_axes=attention_axes,
+            use_gate=use_gate,
+            bias_initializer=bias_initializer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
         self.selective = check.boolean("selective", selective)
         if selective and not self.causal:
             raise ValueError(
@@ -137,7 +201,7 @@ class SelfAttention(ProjectedAttention):
                 f"with known channels, in SelfAttention {self.name!r}. "
                 f"Received: inputs.shape={input_shape}"
             )
-        flat = (input_shape[0], _positions(input_shape), input_shape[-1])
+        flat = self._axes(input_shape).flat_shape
         self._build_projections(flat, flat, flat)
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape), axes={-1: input_shape[-1]}
@@ -151,35 +215,23 @@ class SelfAttention(ProjectedAttention):
         attention_bias=None,
         return_attention_scores=False,
         training=None,
+        use_causal_mask=False,
     ):
         mask = keras_mask(inputs, mask)
-        self._check_call(inputs, mask, attention_mask, attention_bias)
-        grid = grid_of(inputs.shape)
-        shape = ops.shape(inputs)
-        flat = inputs
-        if grid is not None:
-            length = _positions(inputs.shape)
-            length = -1 if length is None else length
-            flat = ops.reshape(inputs, (shape[0], length, shape[-1]))
-            mask = None if mask is None else ops.reshape(mask, (shape[0], length))
-        outputs = self._attend(
-            flat,
-            flat,
-            flat,
+        self._check_call(inputs, mask, attention_mask, attention_bias, use_causal_mask)
+        return self._attend(
+            inputs,
+            inputs,
+            inputs,
             query_mask=mask,
             key_mask=mask,
             attention_mask=attention_mask,
             attention_bias=attention_bias,
             return_attention_scores=return_attention_scores,
             training=training,
-            details=AttentionDetails("self", grid, grid),
+            use_causal_mask=use_causal_mask,
             selective=self.selective,
         )
-        if grid is None:
-            return outputs
-        if not return_attention_scores:
-            return ops.reshape(outputs, shape)
-        return ops.reshape(outputs[0], shape), outputs[1]
 
     def compute_output_spec(
         self,
@@ -189,30 +241,20 @@ class SelfAttention(ProjectedAttention):
         attention_bias=None,
         return_attention_scores=False,
         training=None,
+        use_causal_mask=False,
     ):
-        self._check_call(inputs, mask, attention_mask, attention_bias)
-        outputs = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
-        if not return_attention_scores:
-            return outputs
-        length = _positions(inputs.shape)
-        return outputs, keras.KerasTensor(
-            (inputs.shape[0], self.num_heads, length, length), dtype=self.compute_dtype
-        )
+        self._check_call(inputs, mask, attention_mask, attention_bias, use_causal_mask)
+        return self._output_specs(inputs, inputs, return_attention_scores)
 
     def compute_output_shape(self, input_shape):
-        return tuple(input_shape)
+        return (*input_shape[:-1], *self._channels(input_shape))
 
     def get_config(self):
         return {**super().get_config(), "selective": self.selective}
 
-    def _check_call(self, inputs, mask, attention_mask, attention_bias):
+    def _check_call(self, inputs, mask, attention_mask, attention_bias, use_causal_mask):
+        check.flag("use_causal_mask", use_causal_mask)
         self._check_mask("mask", mask, inputs)
-        sizes = inputs.shape[0], _positions(inputs.shape), _positions(inputs.shape)
-        self._check_pairs("attention_mask", attention_mask, *sizes)
-        self._check_pairs("attention_bias", attention_bias, *sizes)
-
-
-def _positions(shape):
-    """How many positions an input of this shape has, or None."""
-    sizes = shape[1:-1]
-    return None if None in sizes else math.prod(sizes)
+        self._check_pairs(
+            inputs, inputs, attention_mask=attention_mask, attention_bias=attention_bias
+        )

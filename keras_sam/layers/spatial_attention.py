@@ -32,9 +32,9 @@ class SpatialAttention(ConvolutionalGate):
             A kernel may be larger than the map: what lies outside is zero.
         pooling: `"max"`, `"mean"` or a tuple of them, in the order of the channels of
             the kernel.
-        normalizer: A name, `"sigmoid"`, `"softmax"`, `"sparsemax"` or `"entmax"`, or an
-            instance from `keras_sam.normalizers` or of your own registered class. It is
-            called on all places of an example as one row.
+        normalizer: A name, `"sigmoid"`, `"hard_sigmoid"`, `"softmax"`, `"sparsemax"` or
+            `"entmax"`, or an instance from `keras_sam.normalizers` or of your own
+            registered class. It is called on all places of an example as one row.
         dilation_rate: Distance of the taps, like `kernel_size`.
         use_bias: Whether the convolution has a bias. The paper has none.
         use_batch_norm: Whether to normalize the scores over the batch, as the authors'

@@ -20,7 +20,7 @@ Relu(scale=0.5)
 from keras_sam import _strategies
 from keras_sam.normalizers.base import Normalizer
 from keras_sam.normalizers.entmax import Entmax, Sparsemax
-from keras_sam.normalizers.sigmoid import Sigmoid
+from keras_sam.normalizers.sigmoid import HardSigmoid, Sigmoid
 from keras_sam.normalizers.softmax import Softmax
 
 _strategies_by_name = _strategies.Strategies(
@@ -29,6 +29,7 @@ _strategies_by_name = _strategies.Strategies(
     known={
         "softmax": Softmax,
         "sigmoid": Sigmoid,
+        "hard_sigmoid": HardSigmoid,
         "sparsemax": Sparsemax,
         "entmax": Entmax,
     },
@@ -39,6 +40,7 @@ deserialize = _strategies_by_name.deserialize
 
 __all__ = [
     "Entmax",
+    "HardSigmoid",
     "Normalizer",
     "Sigmoid",
     "Softmax",

@@ -1,4 +1,4 @@
-"""Sigmoid."""
+"""Sigmoid, and its approximation by three straight lines."""
 
 import dataclasses
 
@@ -61,3 +61,36 @@ class Sigmoid(Normalizer):
         elif self.bias is not None:
             scores = scores + self.bias
         return ops.sigmoid(scores)
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+@dataclasses.dataclass(frozen=True)
+class HardSigmoid(Normalizer):
+    """Sigmoid of three straight lines: each weight by itself, from zero to one.
+
+    ::
+
+        w_i = min(max(s_i / 6 + 1 / 2, 0), 1)
+
+    It needs no exponential. Scores beyond 3 and -3 have the weights 1 and 0, and no
+    gradient.
+
+    Call arguments:
+        scores: Float tensor `(..., n)`.
+
+    Masking: the weight of a masked score (-1e9) is zero.
+
+    Output shape: that of `scores`.
+
+    Example:
+
+    >>> import keras
+    >>> scores = keras.ops.convert_to_tensor([-4.0, 0.0, 1.5, 4.0])
+    >>> keras.ops.convert_to_numpy(HardSigmoid()(scores)).tolist()
+    [0.0, 0.5, 0.75, 1.0]
+
+    Reference: [Howard et al. 2019](https://arxiv.org/abs/1905.02244), section 5.2.
+    """
+
+    def __call__(self, scores):
+        return ops.hard_sigmoid(scores)

@@ -43,6 +43,7 @@ class ScaledDot(Score):
 
     Args:
         scale: A number, or None for `1 / sqrt(D)`.
+        learn_scale: Whether each head learns its scale, starting from `scale`.
 
     Example:
 
@@ -56,19 +57,34 @@ class ScaledDot(Score):
         (https://arxiv.org/abs/1706.03762), eq. 1.
     """
 
-    def __init__(self, scale=None, **kwargs):
+    def __init__(self, scale=None, learn_scale=False, **kwargs):
         super().__init__(**kwargs)
         self.scale = None if scale is None else check.number("scale", scale)
+        self.learn_scale = check.boolean("learn_scale", learn_scale)
+
+    def build(self, query_shape, key_shape):
+        self.learned_scale = None
+        if self.learn_scale:
+            self.learned_scale = self.add_weight(
+                name="scale",
+                shape=(*heads_of(query_shape), 1, 1),
+                initializer=keras.initializers.Constant(self._scale(query_shape[-1])),
+            )
+
+    def _scale(self, width):
+        return 1 / math.sqrt(width) if self.scale is None else self.scale
 
     def project(self, query, key):
+        if self.learn_scale:
+            return ops.multiply(query, ops.cast(self.learned_scale, query.dtype)), key
         # The query is scaled, not the scores: T x D numbers instead of T x S, and
         # products stay inside the range of float16.
-        scale = 1 / math.sqrt(query.shape[-1]) if self.scale is None else self.scale
         # (`ops.multiply` would round the scale to float32 on PyTorch.)
-        return query * scale, key
+        return query * self._scale(query.shape[-1]), key
 
     def get_config(self):
-        return {**super().get_config(), "scale": self.scale}
+        config = {"scale": self.scale, "learn_scale": self.learn_scale}
+        return {**super().get_config(), **config}
 
 
 @register

@@ -1,0 +1,266 @@
+"""Attention without projections."""
+
+import keras
+from keras import ops
+
+from keras_sam import _validation as check
+from keras_sam import normalizers, scores
+from keras_sam.attention import attend
+from keras_sam.layers._axes import Axes, Pairs
+from keras_sam.layers._composite import CompositeLayer, own_score
+from keras_sam.layers._masks import keras_mask
+from keras_sam.normalizers.masking import both
+from keras_sam.recording import AttentionDetails, is_recording, record
+
+
+@keras.saving.register_keras_serializable(package="keras_sam")
+class UnprojectedAttention(CompositeLayer):
+    """Attention of queries over keys and values as they are: one head, no projections.
+
+    ```
+    weights = mask * normalizer(where(mask, score(query, key) + bias, very negative))
+    output  = dropout(weights) value
+    ```
+
+    This is `keras.layers.Attention`, and with `score=keras_sam.scores.TanhSum()`
+    `keras.layers.AdditiveAttention`, with any score and any normalizer. The only weights
+    are those of the score. It is called with tensors one by one, as `CrossAttention` is.
+
+    Args:
+        score: A name or a `keras_sam.scores.Score`; see `SelfAttention`.
+        normalizer: A name or an instance; see `SelfAttention`.
+        causal: Whether a position attends to itself and those before it only.
+        sliding_window: Attend only to positions less than this many away; None is
+            everywhere.
+        dropout: Share of the weights that are dropped in training, in [0, 1).
+        block_size: See `SelfAttention`.
+        seed: Seed of the dropout.
+        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+
+    Call arguments:
+        query: Tensor `(B, ..., T, D)`; each index of the axes between `B` and `T` is an
+            example of its own.
+        value: Tensor `(B, ..., S, Dv)`.
+        key: Tensor `(B, ..., S, D)`; None is `value`.
+        query_mask, value_mask, key_mask: Booleans of these shapes without channels, False
+            for padding; Keras hands over the masks of `Embedding` or `Masking` layers by
+            itself.
+        attention_mask: Boolean `(T, S)` or `(B, ..., T, S)`, True for "may attend". Sizes
+            of 1 broadcast.
+        attention_bias: Float tensor of the same shapes, added to the scores.
+        return_attention_scores: Whether to return the weights as well. They are as
+            normalized and masked, before dropout.
+        training: Whether to apply dropout.
+        use_causal_mask: True is `causal=True` in this call.
+
+    Masking:
+        As in `SelfAttention`: a row of padding, and one with nothing to attend to, is
+        zero. The mask of `query` is passed on.
+
+    Output shape:
+        `(B, ..., T, Dv)`; with `return_attention_scores=True` also the weights,
+        `(B, ..., T, S)`.
+
+    Raises:
+        ValueError: For an argument out of range, when the layer is made; for inputs or
+            masks whose shapes do not fit, when it is built or called.
+
+    Example:
+
+    >>> import keras, keras_sam
+    >>> query, value = keras.ops.ones((2, 3, 8)), keras.ops.ones((2, 5, 8))
+    >>> keras_sam.layers.UnprojectedAttention(score="scaled_dot")(query, value).shape
+    TensorShape([2, 3, 8])
+
+    Reference:
+        Luong et al., 2015, "Effective Approaches to Attention-based Neural Machine
+        Translation" (https://arxiv.org/abs/1508.04025), eqs. 7 and 8.
+    """
+
+    def __init__(
+        self,
+        score="dot",
+        normalizer="softmax",
+        causal=False,
+        sliding_window=None,
+        dropout=0.0,
+        block_size="auto",
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.score = own_score(score, self.dtype_policy)
+        self.normalizer = normalizers.get(normalizer)
+        self.causal = check.boolean("causal", causal)
+        self.sliding_window = check.positive_integer(
+            "sliding_window", sliding_window, optional=True
+        )
+        self.dropout = check.rate("dropout", dropout)
+        self.block_size = check.block_size("block_size", block_size)
+        self.seed = check.integer("seed", seed, optional=True)
+        if self.dropout > 0:
+            self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    def build(self, query_shape, value_shape, key_shape=None):
+        key_shape = value_shape if key_shape is None else key_shape
+        self._check_shapes(query_shape, value_shape, key_shape)
+        if not self.score.built:  # one that was loaded is built already
+            flat = (self._axes(shape).flat_shape for shape in (query_shape, key_shape))
+            self.score.build(*((batch, 1, length, d) for batch, length, d in flat))
+
+    def call(
+        self,
+        query,
+        value,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        attention_bias=None,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+    ):
+        query_mask = keras_mask(query, query_mask)
+        value_mask = keras_mask(value, value_mask)
+        key = value if key is None else key
+        key_mask = keras_mask(key, key_mask)
+        tensors = query, value, key
+        masks = query_mask, value_mask, key_mask
+        self._check_call(*tensors, *masks, attention_mask, attention_bias, use_causal_mask)
+        axes, key_axes = self._axes(query.shape), self._axes(key.shape)
+        pairs = Pairs(axes, key_axes, 1)
+        dropout = self.dropout if training else 0.0
+        with_weights = return_attention_scores or is_recording()
+        output = attend(
+            axes.flatten(query)[:, None],
+            key_axes.flatten(key)[:, None],
+            key_axes.flatten(value)[:, None],
+            score=self.score,
+            normalizer=self.normalizer,
+            mask=pairs.flatten(_with_head(attention_mask), query, key),
+            key_mask=key_axes.flatten_mask(both(value_mask, key_mask)),
+            query_mask=axes.flatten_mask(query_mask),
+            bias=pairs.flatten(_with_head(attention_bias), query, key),
+            causal=self.causal or bool(use_causal_mask),
+            sliding_window=self.sliding_window,
+            dropout=dropout,
+            seed=self.seed_generator if dropout else None,
+            block_size=self.block_size,
+            return_attention_scores=with_weights,
+        )
+        if with_weights:
+            output, weights = output
+            self._record(weights, query)
+        output = axes.restore(output[:, 0], query)
+        if not return_attention_scores:
+            return output
+        return output, ops.squeeze(axes.restore_weights(weights, query), -3)
+
+    def compute_output_spec(
+        self,
+        query,
+        value,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        attention_bias=None,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+    ):
+        tensors = query, value, value if key is None else key
+        masks = query_mask, value_mask, key_mask
+        self._check_call(*tensors, *masks, attention_mask, attention_bias, use_causal_mask)
+        shape = self.compute_output_shape(query.shape, value.shape)
+        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return outputs
+        shape = (*query.shape[:-1], value.shape[-2])
+        return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def compute_output_shape(self, query_shape, value_shape, key_shape=None):
+        return (*query_shape[:-1], value_shape[-1])
+
+    def _axes(self, shape):
+        return Axes.of(shape, -2, f"UnprojectedAttention {self.name!r}")
+
+    def _record(self, weights, query):
+        if len(query.shape) > 3 and is_recording():  # all maps of an example, as heads
+            sizes = ops.shape(weights)
+            weights = ops.reshape(weights, (ops.shape(query)[0], -1, *sizes[2:]))
+        record(self, weights, AttentionDetails("cross"))
+
+    def _check_shapes(self, query, value, key):
+        """Refuses shapes that do not belong together."""
+        query, value, key = map(tuple, (query, value, key))
+        rank = len(query)
+        if (
+            rank < 3
+            or query[-1] is None
+            or value[-1:] in ((), (None,))
+            or not check.fits((*value[:-2], *key[-1:]), (*query[:-2], query[-1]))
+            or not check.fits(key[:-1], value[:-1])
+        ):
+            raise ValueError(
+                "`query`, `value` and `key` must have the shapes (batch, ..., T, D), "
+                "(batch, ..., S, Dv) and (batch, ..., S, D), with known channels, in "
+                f"UnprojectedAttention {self.name!r}. Received: query.shape={query}, "
+                f"value.shape={value}, key.shape={key}"
+            )
+
+    def _check_call(
+        self,
+        query,
+        value,
+        key,
+        query_mask,
+        value_mask,
+        key_mask,
+        attention_mask,
+        attention_bias,
+        use_causal_mask,
+    ):
+        check.flag("use_causal_mask", use_causal_mask)
+        self._check_shapes(query.shape, value.shape, key.shape)
+        where = f"UnprojectedAttention {self.name!r}"
+        masks = {"query_mask": (query_mask, query), "value_mask": (value_mask, value)}
+        for name, (mask, tensor) in {**masks, "key_mask": (key_mask, key)}.items():
+            if mask is not None and not check.fits(mask.shape, tensor.shape[:-1]):
+                raise ValueError(
+                    f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in {where}. "
+                    f"Received: {name}.shape={tuple(mask.shape)}"
+                )
+        expected = (*query.shape[:-1], value.shape[-2])
+        pairs = {"attention_mask": attention_mask, "attention_bias": attention_bias}
+        for name, tensor in pairs.items():
+            shape = None if tensor is None else tuple(ops.shape(tensor))
+            wanted = expected if shape is None or len(shape) > 2 else expected[-2:]
+            if shape is not None and not check.fits(shape, wanted, broadcast=True):
+                raise ValueError(
+                    f"`{name}` must have the shape {expected[-2:]} or {expected}, where a "
+                    f"size may be 1, in {where}. Received: {name}.shape={shape}"
+                )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "score": scores.serialize(self.score),
+            "normalizer": normalizers.serialize(self.normalizer),
+            "causal": self.causal,
+            "sliding_window": self.sliding_window,
+            "dropout": self.dropout,
+            "block_size": self.block_size,
+            "seed": self.seed,
+        }
+
+
+def _with_head(tensor):
+    """Gives pairs of every example an axis for the one head."""
+    if tensor is None or len(ops.shape(tensor)) == 2:
+        return tensor
+    return ops.expand_dims(ops.convert_to_tensor(tensor), -3)
