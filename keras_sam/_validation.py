@@ -119,6 +119,8 @@ def constraint(name, value):
     """Returns the Keras constraint that `value` stands for, or None, or raises."""
     if value is None:
         return None
+    import keras  # here, for commands that do without
+
     expected = "the name or an instance of a Keras constraint, or None"
     return _of_keras(name, keras.constraints, "Constraint", expected, value)
 

@@ -34,6 +34,7 @@ LEVELS = {
     "keras_sam.callbacks": 5,
     "keras_sam.darknet": 5,
     "keras_sam.addons": 5,
+    "keras_sam.convert": 5,
     "keras_sam.export": 5,
     "keras_sam.layers": 4,
     "keras_sam.attention": 3,
