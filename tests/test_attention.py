@@ -558,6 +558,7 @@ CHOICES = {
         "reference",
         False,
     ),
+    "one head, sigmoid": ((1, 1, 1024, 1024), SIGMOID, CPU, "chunked", True),
     "unknown length": ((1, 8, None, 512), {}, CPU, "chunked", False),
     "unknown lengths": ((None, 8, None, None), {}, CPU, "chunked", False),
     "selective": (

@@ -146,7 +146,10 @@ class Policy:
         if block_size != "auto":
             few_pairs = 0
         elif self.kernel is None and self._are_few(sizes, few_pairs, softmax):
-            return Plan(few_kernel)
+            # Compiled, other scores are several times as fast, however few they are.
+            compiled = self._is_compiled(request, sizes, device, block_size)
+            if softmax or not compiled:
+                return Plan(few_kernel)
         plan = self._large(request, sizes, device, block_size)
         unknown = not all(isinstance(size, int) for size in sizes)
         if unknown and few_pairs and not plan.compiled and self.kernel is None:
