@@ -48,6 +48,14 @@ class Score(keras.layers.Layer):
     def build(self, query_shape, key_shape):
         """Adds the weights, if the score has any."""
 
+    def _post_build(self):  # Keras calls it after `build`
+        super()._post_build()
+        if not self.trainable:
+            # The setter would not: setting what is set already does nothing.
+            sublayers = self._flatten_layers(include_self=False, recursive=False)
+            for each in (*self._trainable_variables, *sublayers):
+                each.trainable = False
+
     def project(self, query, key):
         """Transforms all queries and keys, once a call."""
         return query, key
