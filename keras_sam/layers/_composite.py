@@ -6,7 +6,7 @@ from keras_sam import scores
 
 
 class CompositeLayer(keras.layers.Layer):
-    """A layer whose direct sublayers come back from a file quantized or frozen as they were.
+    """A layer whose sublayers come back from a file quantized or frozen as they were.
 
     Keras's own composite layers look for the dtype policies of their sublayers by their
     path in the model, which is another one after loading, and so fail to load. Here

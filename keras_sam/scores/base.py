@@ -17,7 +17,8 @@ class Score(keras.layers.Layer):
 
     Override `project`, `compare` or both, and `build(query_shape, key_shape)` if there
     are weights. What overrides `project` alone keeps the fastest kernel, because it
-    still ends in a dot product. Register your class with
+    still ends in a dot product. Arguments of the constructor that are numbers, strings,
+    booleans or None need no `get_config`. Register your class with
     `keras.saving.register_keras_serializable`, so that models with it load.
 
     Call arguments:
@@ -40,6 +41,12 @@ class Score(keras.layers.Layer):
     >>> layer(keras.ops.ones((1, 3, 4))).shape
     TensorShape([1, 3, 4])
     """
+
+    def __new__(cls, *args, **kwargs):
+        # Keras derives a configuration from the arguments of a constructor, but not from
+        # a dtype policy, which `get_config` knows anyway.
+        plain = {name: value for name, value in kwargs.items() if name != "dtype"}
+        return super().__new__(cls, *args, **plain)
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -70,9 +77,12 @@ class Score(keras.layers.Layer):
         return self.compare(query, key)
 
     def get_config(self):
-        # Keras refuses to derive a configuration from a constructor that was given a
-        # dtype policy object; a class that overrides this method is taken at its word.
-        return super().get_config()
+        """Returns the arguments of the constructor, if all are plain values.
+
+        A class with other arguments, such as initializers, adds them by overriding this.
+        """
+        arguments = {} if self._auto_config is None else self._auto_config.config
+        return {**arguments, **super().get_config()}
 
     @property
     def is_dot_product(self):
