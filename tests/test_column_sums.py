@@ -91,9 +91,7 @@ def test_values_and_gradients(weighted, masked, policy):
 def test_each_row_gives_a_weight_of_one():
     query = random(1, 1, LENGTH, DEPTH)
     score = scores.Dot()
-    received = numpy(
-        column_sums(ops.convert_to_tensor(query), ops.ones(query.shape), score)
-    )
+    received = numpy(column_sums(ops.convert_to_tensor(query), ops.ones(query.shape), score))
     np.testing.assert_allclose(received, 1, rtol=1e-5)
 
 

@@ -10,6 +10,7 @@ from keras_sam.attention.policy import DEFAULT, Device
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Constants, Inputs, Request, Sizes
 from keras_sam.backend.precision import wide
+from keras_sam.normalizers.masking import unmasked
 
 __all__ = ["attend"]
 
@@ -55,7 +56,8 @@ def attend(
         mask: Boolean tensor `(B or 1, H or 1, T or 1, S or 1)`; True is "may attend".
         key_mask: Boolean tensor `(B, S)`; False is padding, which receives no weight.
         query_mask: Boolean tensor `(B, T)`; False is padding, whose output is zero.
-        bias: Float tensor `(B or 1, H or 1, T or 1, S or 1)`, added to the scores.
+        bias: Float tensor `(B or 1, H or 1, T or 1, S or 1)`, added to the scores. Where
+            it is minus infinity, or -1e9, it masks.
         causal: Whether a row attends only to keys at or before its own position.
         sliding_window: None, or attend only to keys less than this many positions away.
         selective: Whether the first head takes weight off positions for later ones; see
@@ -95,6 +97,8 @@ def attend(
     query, key, value = map(ops.convert_to_tensor, (query, key, value))
     given = query.dtype
     _check_shapes(query, key, value)
+    query = _without_padding(query, query_mask)
+    key, value = (_without_padding(x, key_mask) for x in (key, value))
     key, value = (_repeat_heads(x, query.shape[1]) for x in (key, value))
     score = _own_score(score, query, key)
     query, key = score.project(query, key)
@@ -167,6 +171,13 @@ def _repeat_heads(tensor, heads):
     return tensor if groups == 1 else ops.repeat(tensor, groups, axis=1)
 
 
+def _without_padding(tensor, mask):
+    """Returns `(B, H, T, D)` with zeros for padding, which may be no number at all."""
+    if mask is None:
+        return tensor
+    return ops.where(_boolean(mask)[:, None, :, None], tensor, ops.zeros_like(tensor))
+
+
 def _boolean(mask):
     return None if mask is None else ops.cast(mask, "bool")
 
@@ -194,6 +205,8 @@ def _fold_temperature(inputs, request):
     if not is_softmax or not request.score.is_dot_product or normalizer.temperature == 1:
         return inputs, request
     temperature = normalizer.temperature
-    bias = None if inputs.bias is None else inputs.bias / temperature
+    bias = inputs.bias
+    if bias is not None:  # what masks has to mask as well afterwards
+        bias = ops.where(unmasked(bias), bias / temperature, bias)
     inputs = inputs._replace(query=inputs.query / temperature, bias=bias)
     return inputs, request.with_normalizer(normalizers.Softmax())

@@ -42,7 +42,7 @@ from keras_sam.backend.loops import loop
 from keras_sam.backend.precision import matmul, maximum
 from keras_sam.backend.reductions import fused_sum
 from keras_sam.backend.xla import on_cpu
-from keras_sam.normalizers.masking import both
+from keras_sam.normalizers.masking import both, unmasked
 
 # Exponentials of such scores are far from the largest and the smallest number, even
 # a million of them added up and multiplied by values up to the second.
@@ -174,8 +174,10 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
 def _scores(tiles, tile, query):
     """The scores of a tile; those that do not count are `NEVER`."""
     scores = matmul(query, tile.of_turned_keys(tiles.key))  # (..., rows, width)
-    scores = tiles.add_bias(tile, scores)
     allowed = tiles.allowed(tile)
+    if tiles.bias is not None:
+        bias = tile.of_pairs(tiles.bias)
+        scores, allowed = scores + bias, both(allowed, unmasked(bias))
     return scores if allowed is None else ops.where(allowed, scores, NEVER)
 
 

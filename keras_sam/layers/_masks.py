@@ -1,6 +1,7 @@
-"""Padding masks, as Keras hands them over."""
+"""Padding masks, as Keras hands them over, and what lies behind them."""
 
 from keras import ops
+from keras.src import backend
 
 
 def keras_mask(tensor, mask):
@@ -14,3 +15,29 @@ def keras_mask(tensor, mask):
     if mask is None:
         return None
     return ops.cast(mask, "bool")
+
+
+def pass_on(tensor, mask):
+    """Makes `mask`, if any, the implicit Keras mask of an output.
+
+    Keras itself passes on the mask of the first input and an argument `mask`, but no
+    argument of another name.
+    """
+    if mask is not None:
+        backend.set_keras_mask(tensor, mask)
+
+
+def without_padding(tensor, mask):
+    """Returns `tensor` with zeros for padding, which may be infinite or not a number.
+
+    Zero times such a number is none, so it has to go before anything is multiplied,
+    forward and in the gradient.
+
+    Args:
+        tensor: Tensor `(..., channels)`.
+        mask: Boolean tensor that broadcasts to `tensor` without its channels, or None;
+            False is padding.
+    """
+    if mask is None:
+        return tensor
+    return ops.where(ops.expand_dims(mask, -1), tensor, ops.zeros_like(tensor))

@@ -13,6 +13,8 @@ from keras_sam import _initializers, normalizers, scores
 from keras_sam import _validation as check
 from keras_sam.attention import attend
 from keras_sam.layers._composite import CompositeLayer, own_score
+from keras_sam.layers._masks import without_padding
+from keras_sam.normalizers.masking import both, unmasked
 from keras_sam.recording import is_recording, record
 
 PROJECTIONS = ("query", "key", "value", "attention_output")
@@ -142,6 +144,15 @@ class ProjectedAttention(CompositeLayer):
         selective=False,
     ):
         """Projects `(B, T, C)` tensors, attends, and projects the result back."""
+        mask, bias = _with_heads(attention_mask, "bool"), _with_heads(attention_bias)
+        # What no pair reads may be anything, as padding may.
+        rows_read, keys_read = query_mask, key_mask
+        for pairs in (mask, unmasked(bias)):
+            if pairs is not None:
+                rows_read = both(rows_read, ops.any(pairs, axis=(1, 3)))
+                keys_read = both(keys_read, ops.any(pairs, axis=(1, 2)))
+        query = without_padding(query, rows_read)
+        key, value = (without_padding(x, keys_read) for x in (key, value))
         query = ops.swapaxes(self.query_dense(query), 1, 2)  # (B, H, T, D)
         key = ops.swapaxes(self.key_dense(key), 1, 2)  # (B, key heads, S, D)
         value = ops.swapaxes(self.value_dense(value), 1, 2)  # (B, key heads, S, Dv)
@@ -153,10 +164,10 @@ class ProjectedAttention(CompositeLayer):
             value,
             score=self.score,
             normalizer=self.normalizer,
-            mask=_with_heads(attention_mask),
+            mask=mask,
             key_mask=key_mask,
             query_mask=query_mask,
-            bias=_with_heads(attention_bias),
+            bias=bias,
             causal=self.causal,
             sliding_window=self.sliding_window,
             selective=selective,
@@ -221,11 +232,12 @@ def grid_of(shape):
     return tuple(shape[1:-1]) if len(shape) > 3 else None
 
 
-def _with_heads(tensor):
+def _with_heads(tensor, dtype=None):
     """Gives a mask or bias of shape `(B, T, S)` an axis for the heads."""
     if tensor is None:
         return None
     tensor = ops.convert_to_tensor(tensor)
+    tensor = tensor if dtype is None else ops.cast(tensor, dtype)
     if len(tensor.shape) == 4:
         return tensor
     return ops.expand_dims(tensor, 1)

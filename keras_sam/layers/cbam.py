@@ -111,6 +111,7 @@ class CBAM(Gate):
     def call(self, inputs, mask=None, return_attention_scores=False, training=None):
         mask = keras_mask(inputs, mask)
         self._check_mask(mask, inputs.shape)
+        inputs = self._without_padding(inputs, mask)
         run = self._in_parallel if self.order == "parallel" else self._in_turn
         outputs, weights = run(inputs, mask, training)
         return (outputs, weights) if return_attention_scores else outputs

@@ -3,7 +3,7 @@
 import keras
 
 from keras_sam import _validation as check
-from keras_sam.layers._masks import keras_mask
+from keras_sam.layers._masks import keras_mask, pass_on
 from keras_sam.layers._multi_head import ProjectedAttention
 from keras_sam.normalizers.masking import both
 from keras_sam.recording import AttentionDetails
@@ -72,12 +72,7 @@ class CrossAttention(ProjectedAttention):
 
     def build(self, query_shape, value_shape=None, key_shape=None):
         if value_shape is None:  # one list of shapes, as saved models may give
-            if len(query_shape) not in (2, 3) or not hasattr(query_shape[0], "__len__"):
-                raise ValueError(
-                    "`value_shape` must be given, in CrossAttention "
-                    f"{self.name!r}. Received: query_shape={query_shape!r}"
-                )
-            query_shape, value_shape, key_shape = (*query_shape, None)[:3]
+            query_shape, value_shape, key_shape = self._three(query_shape)
         shapes = {"query": query_shape, "value": value_shape}
         shapes["key"] = value_shape if key_shape is None else key_shape
         for name, shape in shapes.items():
@@ -104,7 +99,7 @@ class CrossAttention(ProjectedAttention):
         key_mask = keras_mask(key, key_mask)
         masks = query_mask, value_mask, key_mask
         self._check_call(query, value, key, *masks, attention_mask, attention_bias)
-        return self._attend(
+        outputs = self._attend(
             query,
             key,
             value,
@@ -116,6 +111,8 @@ class CrossAttention(ProjectedAttention):
             training=training,
             details=AttentionDetails("cross"),
         )
+        pass_on(outputs[0] if return_attention_scores else outputs, query_mask)
+        return outputs
 
     def compute_output_spec(
         self,
@@ -134,6 +131,7 @@ class CrossAttention(ProjectedAttention):
         masks = query_mask, value_mask, key_mask
         self._check_call(query, value, key, *masks, attention_mask, attention_bias)
         outputs = keras.KerasTensor(query.shape, dtype=self.compute_dtype)
+        pass_on(outputs, query_mask)
         if not return_attention_scores:
             return outputs
         return outputs, keras.KerasTensor(
@@ -142,7 +140,11 @@ class CrossAttention(ProjectedAttention):
         )
 
     def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
-        return tuple(query_shape if value_shape is not None else query_shape[0])
+        if value_shape is None:
+            query_shape, value_shape, key_shape = self._three(query_shape)
+        key_shape = value_shape if key_shape is None else key_shape
+        self._check_shapes(query_shape, value_shape, key_shape)
+        return tuple(query_shape)
 
     def _check_call(
         self,
@@ -155,19 +157,31 @@ class CrossAttention(ProjectedAttention):
         attention_mask,
         attention_bias,
     ):
-        self._check_shape("query", query.shape)
-        self._check_shape("value", value.shape)
-        self._check_shape("key", key.shape)
-        if not check.fits(value.shape[:1], query.shape[:1]):
-            raise self._unequal("query", query, "value", value, "batch size")
-        if not check.fits(key.shape[:2], value.shape[:2]):
-            raise self._unequal("key", key, "value", value, "batch size and length")
+        self._check_shapes(query.shape, value.shape, key.shape)
         self._check_mask("query_mask", query_mask, query)
         self._check_mask("value_mask", value_mask, value)
         self._check_mask("key_mask", key_mask, key)
         sizes = query.shape[0], query.shape[1], value.shape[1]
         self._check_pairs("attention_mask", attention_mask, *sizes)
         self._check_pairs("attention_bias", attention_bias, *sizes)
+
+    def _three(self, shapes):
+        """Returns the shapes of query, value and key, or None, from one list of them."""
+        if len(shapes) not in (2, 3) or not hasattr(shapes[0], "__len__"):
+            raise ValueError(
+                f"`value_shape` must be given, in CrossAttention {self.name!r}. "
+                f"Received: query_shape={shapes!r}"
+            )
+        return (*shapes, None)[:3]
+
+    def _check_shapes(self, query, value, key):
+        self._check_shape("query", query)
+        self._check_shape("value", value)
+        self._check_shape("key", key)
+        if not check.fits(value[:1], query[:1]):
+            raise self._unequal("query", query, "value", value, "batch size")
+        if not check.fits(key[:2], value[:2]):
+            raise self._unequal("key", key, "value", value, "batch size and length")
 
     def _check_shape(self, name, shape):
         """Refuses what is not a sequence, or not one of the width it was built for."""
@@ -180,9 +194,9 @@ class CrossAttention(ProjectedAttention):
             f"CrossAttention {self.name!r}. Received: {name}.shape={tuple(shape)}"
         )
 
-    def _unequal(self, name, tensor, other_name, other, what):
+    def _unequal(self, name, shape, other_name, other, what):
         return ValueError(
             f"`{name}` and `{other_name}` must have the same {what}, in CrossAttention "
-            f"{self.name!r}. Received: {name}.shape={tuple(tensor.shape)}, "
-            f"{other_name}.shape={tuple(other.shape)}"
+            f"{self.name!r}. Received: {name}.shape={tuple(shape)}, "
+            f"{other_name}.shape={tuple(other)}"
         )

@@ -212,6 +212,7 @@ class SelectiveAttention(CompositeLayer):
         parts = Parts.of(inputs.shape, self.axis, self.name)
         mask = parts.check_mask(keras_mask(inputs, mask))
         inputs = ops.cast(inputs, self.compute_dtype)  # numbers of a table may be integers
+        inputs = parts.without_padding(inputs, mask)
         weights, kept = self._weights(parts, inputs, query, mask)  # (B, H, T)
         details = AttentionDetails(
             "selective", key_grid=parts.grid, are_features=parts.are_features
@@ -221,7 +222,7 @@ class SelectiveAttention(CompositeLayer):
         if training and self.dropout > 0:
             dropped = keras.random.dropout(weights, self.dropout, seed=self.seed_generator)
         if self.pool:
-            outputs = parts.pool(inputs, dropped, mask)
+            outputs = parts.pool(inputs, dropped)
         else:
             outputs = parts.scale(inputs, _mean_one(dropped, weights, kept))
         return (outputs, weights) if return_attention_scores else outputs
@@ -257,7 +258,8 @@ class SelectiveAttention(CompositeLayer):
         if not self.built:
             self.build(inputs.shape, None if query is None else query.shape)
         parts = Parts.of(inputs.shape, None, self.name)
-        weights, kept = self._weights(parts, inputs, query, parts.check_mask(mask))
+        inputs = parts.without_padding(inputs, parts.check_mask(mask))
+        weights, kept = self._weights(parts, inputs, query, mask)
         scaled = parts.scale(inputs, _mean_one(weights, weights, kept))
         shape = ops.shape(inputs)
         scaled = ops.reshape(scaled, (shape[0], -1, shape[-1]))
