@@ -5,7 +5,7 @@ import importlib
 from keras_sam import darknet, layers, normalizers, scores
 from keras_sam._version import __version__
 from keras_sam.attention import attend
-from keras_sam.export import export_saved_model
+from keras_sam.export import export_litert, export_saved_model
 from keras_sam.layers import (
     CBAM,
     ChannelAttention,
@@ -33,6 +33,7 @@ __all__ = [
     "attend",
     "callbacks",
     "darknet",
+    "export_litert",
     "export_saved_model",
     "layers",
     "normalizers",

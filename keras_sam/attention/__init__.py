@@ -9,6 +9,7 @@ from keras_sam.attention import gradient, reference
 from keras_sam.attention.policy import DEFAULT, Device
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Constants, Inputs, Request, Sizes
+from keras_sam.backend.portable import is_portable
 from keras_sam.backend.precision import wide
 from keras_sam.normalizers.masking import unmasked
 
@@ -116,7 +117,7 @@ def attend(
         seed=_draw(seed) if dropout else None,
     )
     inputs = Inputs(query, key, value, bias, operands)
-    if block_size is None or return_attention_scores:
+    if block_size is None or return_attention_scores or is_portable():
         output, weights = reference.attend(inputs, constants, request)
         output = ops.cast(output, given)
         return (output, weights) if return_attention_scores else output
@@ -127,7 +128,7 @@ def attend(
     output = ops.cast(ops.reshape(output, shape), given)
     if query_mask is None:
         return output
-    return ops.where(constants.query_mask[:, None, :, None], output, ops.zeros_like(output))
+    return _without_padding(output, query_mask)
 
 
 def _check_shapes(query, key, value):
@@ -175,7 +176,8 @@ def _without_padding(tensor, mask):
     """Returns `(B, H, T, D)` with zeros for padding, which may be no number at all."""
     if mask is None:
         return tensor
-    return ops.where(_boolean(mask)[:, None, :, None], tensor, ops.zeros_like(tensor))
+    mask = ops.expand_dims(_boolean(mask), (1, 3))
+    return ops.where(mask, tensor, ops.zeros_like(tensor))
 
 
 def _boolean(mask):

@@ -4,17 +4,30 @@ from keras import ops
 from keras.src import backend
 
 
-def keras_mask(tensor, mask):
+def keras_mask(tensor, mask, axes=None):
     """Returns `mask`, or the implicit Keras mask of `tensor`, as booleans.
 
     Keras itself fills in a layer's `mask` argument only where that layer is called with
     one tensor; beside an `attention_mask` it does not.
+
+    An implicit mask may have more axes than the tensor has positions: `TimeDistributed`
+    hands on that of its input, words, where its output is one vector for each sentence.
+    Such a sentence counts if any of its words does.
+
+    Args:
+        tensor: The input.
+        mask: The argument, or None.
+        axes: The number of axes of a mask that fits, or None.
     """
-    if mask is None:
-        mask = getattr(tensor, "_keras_mask", None)
+    implicit = getattr(tensor, "_keras_mask", None)
+    mask = implicit if mask is None else mask
     if mask is None:
         return None
-    return ops.cast(mask, "bool")
+    is_implicit = mask is implicit
+    mask = ops.cast(mask, "bool")
+    if is_implicit and axes is not None and len(mask.shape) > axes:
+        mask = ops.any(mask, axis=tuple(range(axes, len(mask.shape))))
+    return mask
 
 
 def pass_on(tensor, mask):

@@ -94,7 +94,7 @@ class Parts:
         mask = self._split_mask(inputs, mask)  # (B, T, R)
         # In float32, as in `ops.mean`: a sum of halves may be larger than any of them.
         dtype = wide(parts.dtype)
-        share = ops.cast(mask, dtype)[..., None]
+        share = ops.expand_dims(ops.cast(mask, dtype), -1)
         count = ops.maximum(ops.sum(share, axis=2), 1)
         mean = ops.sum(ops.cast(parts, dtype) * share, axis=2) / count
         return ops.cast(mean, parts.dtype), ops.any(mask, axis=2)

@@ -35,7 +35,8 @@ class Gate(CompositeLayer):
         self.data_format = check.one_of("data_format", data_format, choices)
 
     def call(self, inputs, mask=None, return_attention_scores=False, training=None):
-        mask = keras_mask(inputs, mask)
+        mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
+        inputs = ops.cast(inputs, self.compute_dtype)  # pictures may be integers
         self._check_mask(mask, inputs.shape)
         inputs = self._without_padding(inputs, mask)
         outputs, weights = self._gate(inputs, mask, training)

@@ -93,10 +93,10 @@ class CrossAttention(ProjectedAttention):
         return_attention_scores=False,
         training=None,
     ):
-        query_mask = keras_mask(query, query_mask)
-        value_mask = keras_mask(value, value_mask)
+        query_mask = keras_mask(query, query_mask, 2)
+        value_mask = keras_mask(value, value_mask, 2)
         key = value if key is None else key
-        key_mask = keras_mask(key, key_mask)
+        key_mask = keras_mask(key, key_mask, 2)
         masks = query_mask, value_mask, key_mask
         self._check_call(query, value, key, *masks, attention_mask, attention_bias)
         outputs = self._attend(

@@ -152,7 +152,7 @@ class SelfAttention(ProjectedAttention):
         return_attention_scores=False,
         training=None,
     ):
-        mask = keras_mask(inputs, mask)
+        mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
         self._check_call(inputs, mask, attention_mask, attention_bias)
         grid = grid_of(inputs.shape)
         shape = ops.shape(inputs)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_sam import _initializers
+from keras_sam.backend.portable import is_portable
 from keras_sam.backend.precision import matmul
 
 
@@ -82,7 +83,8 @@ class Score(keras.layers.Layer):
         A class with other arguments, such as initializers, adds them by overriding this.
         """
         arguments = {} if self._auto_config is None else self._auto_config.config
-        return {**arguments, **super().get_config()}
+        known = super().get_config()
+        return {**known, **{n: x for n, x in arguments.items() if n not in known}}
 
     @property
     def is_dot_product(self):
@@ -122,6 +124,19 @@ def add_kernel(score, name, heads, rows, columns):
     return score.add_weight(
         name=name, shape=(*heads, rows, columns), initializer=initializer
     )
+
+
+def transform(tensor, kernel):
+    """Returns `(B, *heads, T, D)` times `(*heads, D, units)`."""
+    kernel = ops.cast(kernel, tensor.dtype)
+    if not is_portable() or len(tensor.shape) != 4 or kernel.shape[0] == 1:
+        return matmul(tensor, kernel)
+    # LiteRT (2.3) multiplies a batch of matrices and one that has none wrongly.
+    heads, width, units = kernel.shape
+    batch, _, rows, _ = ops.shape(tensor)
+    tensor = ops.reshape(ops.swapaxes(tensor, 0, 1), (heads, -1, width))
+    product = ops.reshape(matmul(tensor, kernel), (heads, batch, rows, units))
+    return ops.swapaxes(product, 0, 1)
 
 
 class DotProduct:
