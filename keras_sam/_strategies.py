@@ -135,6 +135,6 @@ class Strategies:
             copy(keras.KerasTensor((1, 1, 3, 5)))
         if copy.variables:
             raise ValueError(
-                f"`{self.argument}` must have no weights, because it is used as a function. "
+                f"`{self.argument}` must have no weights, because it is a function here. "
                 f"Received: {self.argument}={layer!r}"
             )

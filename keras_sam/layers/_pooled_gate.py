@@ -63,6 +63,7 @@ class Gate(CompositeLayer):
     def compute_output_spec(
         self, inputs, mask=None, return_attention_scores=False, training=None
     ):
+        mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
         self._check_mask(mask, inputs.shape)
         outputs = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if not return_attention_scores:

@@ -278,7 +278,7 @@ class SelectiveAttention(CompositeLayer):
     ):
         self._check_query(None if query is None else query.shape)
         parts = Parts.of(inputs.shape, self.axis, self.name)
-        parts.check_mask(mask)
+        parts.check_mask(keras_mask(inputs, mask, max(len(inputs.shape) - 1, 2)))
         shape = self.compute_output_shape(inputs.shape)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_attention_scores:

@@ -190,6 +190,7 @@ class SelfAttention(ProjectedAttention):
         return_attention_scores=False,
         training=None,
     ):
+        mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
         self._check_call(inputs, mask, attention_mask, attention_bias)
         outputs = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if not return_attention_scores:
