@@ -9,7 +9,7 @@ if not _startup.runs("keras_sam.darknet"):  # a command imports only what it nee
     from keras_sam import darknet, layers, normalizers, scores
     from keras_sam.attention import attend
     from keras_sam.convert import convert
-    from keras_sam.export import export_saved_model
+    from keras_sam.export import export_litert, export_saved_model
     from keras_sam.layers import (
         CBAM,
         ChannelAttention,
@@ -40,6 +40,7 @@ __all__ = [
     "callbacks",
     "convert",
     "darknet",
+    "export_litert",
     "export_saved_model",
     "layers",
     "normalizers",

@@ -5,6 +5,8 @@ score or a normalizer. It may be named by a string, given as an instance, or com
 back from a configuration as a dictionary.
 """
 
+import inspect
+
 import keras
 
 
@@ -70,6 +72,14 @@ class Strategies:
                 f"keras_sam.{self.argument}s.{self.base.__qualname__}. "
                 f"Received: {self.argument}={strategy!r} (of type {cls.__name__})"
             )
+        self._refuse_unregistered(strategy)
+        self._refuse_what_loses_arguments(strategy)
+        self._refuse_what_cannot_be_compared(strategy)
+        if self.base is None and isinstance(strategy, keras.layers.Layer):
+            self._refuse_weights(strategy)
+
+    def _refuse_unregistered(self, strategy):
+        cls = type(strategy)
         registered = keras.saving.get_registered_object(
             keras.saving.get_registered_name(cls)
         )
@@ -81,4 +91,50 @@ class Strategies:
                 "`from_config`, because a model that holds anything else (a lambda, "
                 "a function) saves but does not load. "
                 f"Received: {self.argument}={strategy!r} (of type {cls.__name__})"
+            )
+
+    def _refuse_what_loses_arguments(self, strategy):
+        """Refuses what would come back from its configuration with other arguments."""
+        try:
+            config = strategy.get_config()
+        except (AttributeError, NotImplementedError) as error:
+            raise self._lost(strategy, "a `get_config` of its own") from error
+        parameters = inspect.signature(type(strategy).__init__).parameters.values()
+        names = [
+            x.name for x in parameters if x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)
+        ]
+        missing = [name for name in names[1:] if name not in config]
+        if missing:
+            listed = ", ".join(f"`{name}`" for name in missing)
+            raise self._lost(strategy, f"{listed} in its configuration (`get_config`)")
+
+    def _lost(self, strategy, what):
+        return ValueError(
+            f"`{self.argument}` must have {what}, because it is made again from its "
+            "configuration. "
+            f"Received: {self.argument}={strategy!r} (of type {type(strategy).__name__})"
+        )
+
+    def _refuse_what_cannot_be_compared(self, strategy):
+        """Refuses what has no hash, by which equal layers share compiled functions."""
+        try:
+            hash(strategy)
+        except TypeError as error:
+            raise ValueError(
+                f"`{self.argument}` must have a hash, as a dataclass has that is made with "
+                "`@dataclasses.dataclass(frozen=True)` and holds no lists. "
+                f"Received: {self.argument}={strategy!r} "
+                f"(of type {type(strategy).__name__})"
+            ) from error
+
+    def _refuse_weights(self, layer):
+        """Refuses a layer with weights where a function is wanted."""
+        copy = layer
+        if not layer.built:
+            copy = type(layer).from_config(layer.get_config())
+            copy(keras.KerasTensor((1, 1, 3, 5)))
+        if copy.variables:
+            raise ValueError(
+                f"`{self.argument}` must have no weights, because it is a function here. "
+                f"Received: {self.argument}={layer!r}"
             )

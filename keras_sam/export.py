@@ -1,7 +1,10 @@
-"""SavedModels that can be asked what they looked at."""
+"""SavedModels that can be asked what they looked at, and models for LiteRT."""
+
+import tempfile
 
 import keras
 
+from keras_sam.backend.portable import portable
 from keras_sam.recording import record_attention
 
 
@@ -39,13 +42,7 @@ def export_saved_model(model, filepath, input_signature=None, verbose=True):
     >>> served.attention(inputs)[attend.path].shape
     TensorShape([3, 2, 5, 5])
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "`export_saved_model` needs the TensorFlow backend of Keras. "
-            f"Received: keras.backend.backend()={keras.backend.backend()!r}"
-        )
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(f"`model` must be a built keras.Model. Received: model={model!r}")
+    _check_model("export_saved_model", model)
     if input_signature is None:
         input_signature = _input_signature(model)
 
@@ -67,6 +64,66 @@ def export_saved_model(model, filepath, input_signature=None, verbose=True):
     archive.add_endpoint("serve", serve, input_signature)
     archive.add_endpoint("attention", attention, input_signature)
     archive.write_out(filepath, verbose=verbose)
+
+
+def export_litert(model, filepath, input_signature=None):
+    """Exports a model as a LiteRT (TensorFlow Lite) file that needs no Flex operations.
+
+    `model.export(filepath, format="litert")` converts the kernels that are fast on
+    servers: loops over blocks, some of which LiteRT cannot run. Here all attention is made
+    of plain operations of whole matrices, as with `block_size=None`. Batch size, and
+    lengths that the model leaves open, stay open.
+
+    Args:
+        model: A built `keras.Model` on the TensorFlow backend.
+        filepath: Where to write the file, which ends in `.tflite`.
+        input_signature: See `export_saved_model`.
+
+    Raises:
+        ValueError: If the model is not built or cannot tell its inputs, if the file has
+            another name, if the backend is not TensorFlow, or for additive scores with
+            one head, which LiteRT computes wrongly. Nothing is written then.
+
+    Example:
+
+    >>> import keras, os, tempfile, keras_sam
+    >>> attend = keras_sam.SelfAttention(num_heads=2, causal=True)
+    >>> model = keras.Sequential([keras.Input((None, 8)), attend])
+    >>> file = os.path.join(tempfile.mkdtemp(), "model.tflite")
+    >>> keras_sam.export_litert(model, file)
+    >>> os.path.exists(file)
+    True
+    """
+    _check_model("export_litert", model)
+    if not str(filepath).endswith(".tflite"):
+        raise ValueError(f"`filepath` must end in .tflite. Received: filepath={filepath!r}")
+    if input_signature is None:
+        input_signature = _input_signature(model)
+    import tensorflow as tf
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    with portable(), tempfile.TemporaryDirectory() as folder:
+        archive.add_endpoint(
+            "serve", lambda *inputs: model(*inputs, training=False), input_signature
+        )
+        archive.write_out(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converted = converter.convert()
+    with open(filepath, "wb") as file:
+        file.write(converted)
+
+
+def _check_model(function, model):
+    """Refuses what cannot be exported."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"`{function}` needs the TensorFlow backend of Keras. "
+            f"Received: keras.backend.backend()={keras.backend.backend()!r}"
+        )
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"`model` must be a built keras.Model. Received: model={model!r}")
 
 
 def _input_signature(model):

@@ -243,3 +243,23 @@ def test_build_takes_shapes_one_by_one_or_as_a_list():
         assert [w.shape for w in one_by_one.weights] == [w.shape for w in listed.weights]
     with refused("`value_shape` must be given"):
         CrossAttention(H, 2).build(shapes[0])
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((2, 5, 6), (3, 7, 4)),
+        ((2, 5, 6), (2, 7, 4), (2, 6, 3)),
+        ((2, 5, 6), (2, 7, 4), (3, 7, 3)),
+        ((2, 5, 6), (2, 7, 3, 4)),
+        ((2, 5, 6),),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "as a list"])
+def test_output_shapes_are_checked_as_calls_are(shapes, together):
+    layer = CrossAttention(2, name="ours")
+    with refused("must", "in CrossAttention 'ours'", "Received: "):
+        layer.compute_output_shape(*([shapes] if together else shapes))
+    assert layer.compute_output_shape((2, 5, 6), (2, 7, 4)) == (2, 5, 6)
+    assert layer.compute_output_shape([(2, 5, 6), (2, 7, 4), (2, 7, 3)]) == (2, 5, 6)

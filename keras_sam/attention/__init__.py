@@ -8,6 +8,8 @@ from keras_sam import normalizers, scores
 from keras_sam.attention import gradient, positions, reference, request
 from keras_sam.attention import policy as policies
 from keras_sam.backend import precision
+from keras_sam.backend.portable import is_portable
+from keras_sam.normalizers.masking import unmasked
 
 __all__ = ["attend"]
 
@@ -53,7 +55,8 @@ def attend(
         mask: Boolean tensor `(B or 1, H or 1, T or 1, S or 1)`; True is "may attend".
         key_mask: Boolean tensor `(B, S)`; False is padding, which receives no weight.
         query_mask: Boolean tensor `(B, T)`; False is padding, whose output is zero.
-        bias: Float tensor `(B or 1, H or 1, T or 1, S or 1)`, added to the scores.
+        bias: Float tensor `(B or 1, H or 1, T or 1, S or 1)`, added to the scores. Where
+            it is minus infinity, or -1e9, it masks.
         causal: Whether a row attends only to keys at or before its own position.
         sliding_window: None, or attend only to keys less than this many positions away.
         selective: Whether the first head takes weight off positions for later ones; see
@@ -94,6 +97,8 @@ def attend(
     query, key, value = map(ops.convert_to_tensor, (query, key, value))
     given = query.dtype
     _check_shapes(query, key, value)
+    query = _without_padding(query, query_mask)
+    key, value = (_without_padding(x, key_mask) for x in (key, value))
     key, value = (_repeat_heads(x, query.shape[1]) for x in (key, value))
     score = _own_score(score, query, key)
     query, key = score.project(query, key)
@@ -118,7 +123,7 @@ def attend(
         seed=_draw(seed) if dropout else None,
     )
     inputs = request.Inputs(query, key, value, bias, operands)
-    if block_size is None or return_attention_scores:
+    if block_size is None or return_attention_scores or is_portable():
         output, weights = reference.attend(inputs, constants, asked)
         output = ops.cast(output, given)
         return (output, weights) if return_attention_scores else output
@@ -130,7 +135,7 @@ def attend(
     output = ops.cast(ops.reshape(output, shape), given)
     if query_mask is None:
         return output
-    return ops.where(constants.query_mask[:, None, :, None], output, ops.zeros_like(output))
+    return _without_padding(output, query_mask)
 
 
 def _check_shapes(query, key, value):
@@ -177,6 +182,14 @@ def _repeat_heads(tensor, heads):
     return tensor if groups == 1 else ops.repeat(tensor, groups, axis=1)
 
 
+def _without_padding(tensor, mask):
+    """Returns `(B, H, T, D)` with zeros for padding, which may be no number at all."""
+    if mask is None:
+        return tensor
+    mask = ops.expand_dims(_boolean(mask), (1, 3))
+    return ops.where(mask, tensor, ops.zeros_like(tensor))
+
+
 def _boolean(mask):
     return None if mask is None else ops.cast(mask, "bool")
 
@@ -204,6 +217,8 @@ def _fold_temperature(inputs, asked):
     if not is_softmax or not asked.score.is_dot_product or normalizer.temperature == 1:
         return inputs, asked
     temperature = normalizer.temperature
-    bias = None if inputs.bias is None else inputs.bias / temperature
+    bias = inputs.bias
+    if bias is not None:  # what masks has to mask as well afterwards
+        bias = ops.where(unmasked(bias), bias / temperature, bias)
     inputs = inputs._replace(query=inputs.query / temperature, bias=bias)
     return inputs, asked.with_normalizer(normalizers.Softmax())

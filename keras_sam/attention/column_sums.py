@@ -19,6 +19,7 @@ from keras_sam.attention.policy import DEFAULT, Device
 from keras_sam.attention.request import Constants, Inputs, Request, Sizes
 from keras_sam.attention.row_blocks import RowBlocks
 from keras_sam.backend.derivatives import vjp, with_gradient
+from keras_sam.backend.portable import is_portable
 from keras_sam.backend.precision import wide
 from keras_sam.backend.xla import compiled
 from keras_sam.normalizers.masking import MASKED
@@ -49,7 +50,7 @@ def column_sums(query, key, score, mask=None, policy=DEFAULT):
     request = Request(compare, normalizers.Softmax())
     constants = Constants(key_mask=mask, query_mask=mask)
     plan = policy.choose_sums(request, Sizes.of(inputs), Device.current())
-    if plan.kernel == "reference":
+    if plan.kernel == "reference" or is_portable():
         return _all_pairs(inputs, constants, request)
     run_forward, run_backward = _passes(request.without_weights(), plan)
 

@@ -22,7 +22,7 @@ from keras_sam.attention.blocks import sum_to_shape
 from keras_sam.attention.reference import all_dropout_factors, pair_mask
 from keras_sam.attention.request import Inputs
 from keras_sam.backend.precision import matmul, maximum
-from keras_sam.normalizers.masking import MASKED
+from keras_sam.normalizers.masking import MASKED, both, unmasked
 from keras_sam.normalizers.softmax import softmax
 
 
@@ -73,12 +73,12 @@ def softmax_weights(query, turned_key, bias, key_mask, mask):
     if bias is not None:
         scores = scores + maximum(bias, MASKED)
     if mask is not None:
-        weights = softmax(ops.where(mask, scores, ops.cast(MASKED, scores.dtype)))
-        return ops.where(ops.any(mask, axis=-1, keepdims=True), weights, 0.0)
+        scores = ops.where(mask, scores, ops.cast(MASKED, scores.dtype))
+    allowed = both(key_mask if mask is None else mask, unmasked(bias))
     weights = softmax(scores)
-    if key_mask is None:
+    if allowed is None:
         return weights
-    return weights * ops.cast(ops.any(key_mask, axis=-1, keepdims=True), weights.dtype)
+    return ops.where(ops.any(allowed, axis=-1, keepdims=True), weights, 0.0)
 
 
 def gradients_of_scores(weights, factors, turned_value, output, upstream):

@@ -14,8 +14,9 @@ largest score of a row so far; whenever it grows, what was added up before shrin
 
     m' = max(m, max(s))          o' = o exp(m - m') + exp(s - m') @ v
 
-Where no score can be large, because no query and no key is long, m is zero instead, and
-the search for the largest score is left out.
+Where no score of a row can be large, because neither its query nor any key that it may see
+is long, m is zero instead, and the search for the largest score is left out. What a row may
+not see has no say in it, so that it changes no bit of the row.
 
 The layouts are chosen for CPUs. `w^T @ do` runs at half the speed of the other products
 (the library takes the long side of `w` for the one to be summed over), so the gradients of
@@ -29,7 +30,6 @@ the loops exchanged: rows outside and keys inside, as in Dao, 2023, "FlashAttent
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 from keras import ops
@@ -44,7 +44,7 @@ from keras_sam.backend.loops import loop
 from keras_sam.backend.precision import matmul, maximum
 from keras_sam.backend.reductions import fused_sum
 from keras_sam.backend.xla import on_cpu
-from keras_sam.normalizers.masking import both
+from keras_sam.normalizers.masking import both, unmasked
 
 # Exponentials of such scores are far from the largest and the smallest number, even
 # a million of them added up and multiplied by values up to the second.
@@ -67,15 +67,20 @@ def passes(request, plan):
 def forward(inputs, constants, *, request, blocks):
     """Returns the output `(B, H, T, Dv)`, and `m` and `L` of the rows, `(B, H, T, 2)`."""
     tiles = Tiles(inputs, constants, request, blocks)
-    small = _scores_are_small(inputs) if on_cpu() else None
+    small_rows = _rows_of_small_scores(inputs, constants, request) if on_cpu() else None
+    small_rows = None if small_rows is None else tiles.pad(small_rows, 1.0)
     depth = ops.shape(inputs.value)[3]
 
     def one_block(block, carry):
         query = block.of_rows(tiles.query)
+        small, all_small = None, None
+        if small_rows is not None:
+            small = block.of_rows(small_rows) > 0.0
+            all_small = ops.all(small)
 
         def one_tile(tile, sums):
             scores = _scores(tiles, tile, query)
-            largest = _largest(sums["largest"], scores, small)
+            largest = _largest(sums["largest"], scores, small, all_small)
             weights = ops.exp(scores - largest)
             total = ops.sum(weights, axis=-1, keepdims=True)
             if request.dropout:
@@ -173,36 +178,59 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
 def _scores(tiles, tile, query):
     """The scores of a tile; those that do not count are `NEVER`."""
     scores = matmul(query, tile.of_turned_keys(tiles.key))  # (..., rows, width)
-    scores = tiles.add_bias(tile, scores)
     allowed = tiles.allowed(tile)
+    if tiles.bias is not None:
+        bias = tile.of_pairs(tiles.bias)
+        scores, allowed = scores + bias, both(allowed, unmasked(bias))
     return scores if allowed is None else ops.where(allowed, scores, NEVER)
 
 
-def _scores_are_small(inputs):
-    """Whether no score can be far from zero, nor what it is multiplied by.
+def _rows_of_small_scores(inputs, constants, request):
+    """Returns 1 for each row of which no score, nor any value, is far from zero.
 
-    No product of vectors exceeds that of their norms.
+    No product of vectors exceeds that of their norms. A row is judged by what it sees
+    alone: all keys, or those up to its own position.
+
+    Returns:
+        A tensor `(B, H, T, 1)` or, where rows see other keys than those, None.
     """
-    if inputs.bias is not None:
+    positions = request.positions
+    if inputs.bias is not None or constants.mask is not None:
         return None
-    longest = _longest(inputs.query), _longest(inputs.key)
-    largest_value = ops.max(ops.abs(inputs.value), initial=0.0)
-    small = math.prod(longest) <= SMALL_SCORE**2
-    return ops.logical_and(small, largest_value <= SMALL_VALUE)
+    if positions.sliding_window is not None:
+        return None
+    query = ops.sum(ops.square(inputs.query), axis=-1, keepdims=True)
+    key = ops.sum(ops.square(inputs.key), axis=-1, keepdims=True)
+    value = ops.max(ops.abs(inputs.value), axis=-1, keepdims=True, initial=0.0)
+    if positions.causal:
+        lengths = query.shape[2], key.shape[2]
+        if None in lengths or lengths[0] > lengths[1]:
+            return None
+        key, value = (_largest_so_far(x)[:, :, : lengths[0]] for x in (key, value))
+    else:
+        key, value = (ops.max(x, axis=2, keepdims=True, initial=0.0) for x in (key, value))
+    small = ops.logical_and(query * key <= SMALL_SCORE**2, value <= SMALL_VALUE)
+    return ops.cast(small, inputs.query.dtype)
 
 
-def _longest(vectors):
-    """The largest squared norm."""
-    return ops.max(ops.sum(ops.square(vectors), axis=-1), initial=0.0)
+def _largest_so_far(tensor):
+    """Returns the largest number up to each row of `(B, H, S, 1)`, none below zero."""
+    length, step = tensor.shape[2], 1
+    while step < length:
+        before = ops.pad(tensor[:, :, :-step], ((0, 0), (0, 0), (step, 0), (0, 0)))
+        tensor, step = maximum(tensor, before), 2 * step
+    return tensor
 
 
-def _largest(before, scores, small):
-    """The largest score of each row so far, or what was there before if all are small."""
+def _largest(before, scores, small, all_small):
+    """Returns the largest score of each row so far; that of small rows is left at zero."""
 
     def found():
         return maximum(before, ops.max(scores, axis=-1, keepdims=True))
 
-    return found() if small is None else ops.cond(small, lambda: before, found)
+    if small is None:
+        return found()
+    return ops.cond(all_small, lambda: before, lambda: ops.where(small, before, found()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,8 +130,9 @@ class Positions:
             groups = CAUSAL_GROUPS // 2  # where the length is unknown
             if isinstance(query_length, int):
                 groups = min(max(query_length // ROWS_PER_GROUP, 1), CAUSAL_GROUPS)
-        count = ceil(query_length, groups * block_size)  # blocks of a group
-        rows = _round_up(ceil(query_length, groups * count), 8)
+        # A query may have no rows at all, and no block may.
+        count = larger(ceil(query_length, groups * block_size), 1)  # blocks of a group
+        rows = larger(_round_up(ceil(query_length, groups * count), 8), 8)
         blocks = groups * count
         if self.sliding_window is not None:
             reach = self.sliding_window - 1

@@ -84,9 +84,9 @@ def pair_mask(constants, request, rows, keys):
     """
     mask = constants.mask
     if constants.key_mask is not None:
-        mask = both(mask, constants.key_mask[:, None, None, :])
+        mask = both(mask, ops.expand_dims(constants.key_mask, (1, 2)))
     if constants.query_mask is not None:
-        mask = both(mask, constants.query_mask[:, None, :, None])
+        mask = both(mask, ops.expand_dims(constants.query_mask, (1, 3)))
     return both(mask, request.positions.allowed(ops.arange(rows), ops.arange(keys)))
 
 

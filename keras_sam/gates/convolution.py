@@ -91,7 +91,7 @@ def convolve(maps, kernel, dilation_rate):
     """
     *rest, taps, channels, _ = kernel.shape
     width = maps.shape[-2]
-    block = BLOCK if width is None else min(BLOCK, width)
+    block = BLOCK if width is None else max(min(BLOCK, width), 1)
     places = _tap_places(block, taps, dilation_rate[-1])
     flat = ops.reshape(kernel, (math.prod(rest), taps, channels))
     flat = ops.einsum("rtc,juvt->rjucv", flat, ops.cast(places, maps.dtype))

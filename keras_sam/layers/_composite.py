@@ -1,4 +1,4 @@
-"""Layers that are made of Keras layers, which may have been quantized."""
+"""Layers that are made of Keras layers, which may have been quantized or frozen."""
 
 import keras
 
@@ -6,17 +6,27 @@ from keras_sam import scores
 
 
 class CompositeLayer(keras.layers.Layer):
-    """A layer whose direct sublayers come back from a file as they were quantized.
+    """A layer whose sublayers come back from a file quantized or frozen as they were.
 
     Keras's own composite layers look for the dtype policies of their sublayers by their
     path in the model, which is another one after loading, and so fail to load. Here
-    they are kept by the names of the sublayers.
+    they are kept by the names of the sublayers. Keras tells `trainable` to the sublayers
+    that exist when it is set; here those that are made later get to know it as well.
 
     A subclass makes its sublayers in `build` with `dtype=self.sublayer_dtype(name)`, or
     in its constructor if they are composite themselves.
     """
 
     _sublayer_policies = {}  # noqa: RUF012 (replaced, never written to)
+    _sublayer_trainable = {}  # noqa: RUF012 (replaced, never written to)
+
+    def _post_build(self):  # Keras calls it after `build`
+        super()._post_build()
+        if not self.trainable:
+            # The setter would not: setting what is set already does nothing.
+            for each in (*self._trainable_variables, *self._sublayers()):
+                each.trainable = False
+        self._freeze(self._sublayer_trainable)
 
     def sublayer_dtype(self, name):
         """The dtype policy that the sublayer of this name is to be made with."""
@@ -29,21 +39,28 @@ class CompositeLayer(keras.layers.Layer):
         config = super().get_config()
         quantized = {
             layer.name: keras.dtype_policies.serialize(layer.dtype_policy)
-            for layer in self._flatten_layers(include_self=False, recursive=False)
+            for layer in self._sublayers()
             if layer.quantization_mode is not None
         }
         for layer in self._composites():
             inner = layer.get_config()
             if "quantized" in inner:
                 quantized[layer.name] = inner["quantized"]
-        return {**config, "quantized": quantized} if quantized else config
+        if quantized:
+            config["quantized"] = quantized
+        trainable = self._unlike_their_layer()
+        if trainable:
+            config["sublayers_trainable"] = trainable
+        return config
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
         policies = config.pop("quantized", {})
+        trainable = config.pop("sublayers_trainable", {})
         layer = cls(**config)
         layer._take(policies)
+        layer._sublayer_trainable = trainable
         return layer
 
     def _take(self, policies):
@@ -51,9 +68,35 @@ class CompositeLayer(keras.layers.Layer):
         for layer in self._composites():
             layer._take(policies.get(layer.name, {}))
 
+    def _unlike_their_layer(self):
+        """Returns which sublayers train where their layer does not, or the reverse.
+
+        Returns:
+            A dictionary that maps the name of each such sublayer to its `trainable` and
+            to the same dictionary of its own sublayers.
+        """
+        unlike = {}
+        for layer in self._sublayers():
+            below = {}
+            if isinstance(layer, CompositeLayer):
+                below = layer._unlike_their_layer()
+            if below or layer.trainable != self.trainable:
+                unlike[layer.name] = [layer.trainable, below]
+        return unlike
+
+    def _freeze(self, unlike):
+        """Undoes `_unlike_their_layer`."""
+        for layer in self._sublayers():
+            if layer.name in unlike:
+                layer.trainable, below = unlike[layer.name]
+                if below:
+                    layer._freeze(below)
+
     def _composites(self):
-        layers = self._flatten_layers(include_self=False, recursive=False)
-        return [layer for layer in layers if isinstance(layer, CompositeLayer)]
+        return [x for x in self._sublayers() if isinstance(x, CompositeLayer)]
+
+    def _sublayers(self):
+        return self._flatten_layers(include_self=False, recursive=False)
 
 
 def own_score(score, dtype_policy):

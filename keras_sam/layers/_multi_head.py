@@ -13,6 +13,8 @@ from keras_sam import _validation as check
 from keras_sam.attention import attend
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer, own_score
+from keras_sam.layers._masks import without_padding
+from keras_sam.normalizers.masking import both, unmasked
 from keras_sam.recording import AttentionDetails, is_recording, record
 
 PROJECTIONS = ("query", "key", "value", "attention_output", "gate")
@@ -181,12 +183,25 @@ class ProjectedAttention(CompositeLayer):
         axes, key_axes = self._axes(query.shape), self._axes(key.shape)
         pairs = Pairs(axes, key_axes, self.num_heads)
         inputs, query = query, axes.flatten(query)
-        attention_mask = pairs.flatten(attention_mask, inputs, key)
-        attention_bias = pairs.flatten(attention_bias, inputs, key)
+        mask = pairs.flatten(attention_mask, inputs, key)
+        mask = None if mask is None else ops.cast(mask, "bool")
+        bias = pairs.flatten(attention_bias, inputs, key)
         key, value = (
             query if tensor is inputs else key_axes.flatten(tensor)
             for tensor in (key, value)
         )
+        query_mask, key_mask = (
+            axes.flatten_mask(query_mask),
+            key_axes.flatten_mask(key_mask),
+        )
+        # What no pair reads may be anything, as padding may.
+        rows_read, keys_read = query_mask, key_mask
+        for read in (mask, unmasked(bias)):
+            if read is not None:
+                rows_read = both(rows_read, ops.any(read, axis=(1, 3)))
+                keys_read = both(keys_read, ops.any(read, axis=(1, 2)))
+        query = without_padding(query, rows_read)
+        key, value = (without_padding(x, keys_read) for x in (key, value))
         gate = None if self.gate_dense is None else self.gate_dense(query)
         query = ops.swapaxes(self.query_dense(query), 1, 2)  # (B, H, T, D)
         key = ops.swapaxes(self.key_dense(key), 1, 2)  # (B, key heads, S, D)
@@ -199,10 +214,10 @@ class ProjectedAttention(CompositeLayer):
             value,
             score=self.score,
             normalizer=self.normalizer,
-            mask=attention_mask,
-            key_mask=key_axes.flatten_mask(key_mask),
-            query_mask=axes.flatten_mask(query_mask),
-            bias=attention_bias,
+            mask=mask,
+            key_mask=key_mask,
+            query_mask=query_mask,
+            bias=bias,
             causal=self.causal or bool(use_causal_mask),
             sliding_window=self.sliding_window,
             selective=selective,

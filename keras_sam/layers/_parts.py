@@ -6,6 +6,8 @@ import math
 from keras import ops
 
 from keras_sam import _validation as check
+from keras_sam.backend.precision import wide
+from keras_sam.layers._masks import without_padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +77,27 @@ class Parts:
             )
         return mask
 
+    def without_padding(self, inputs, mask):
+        """Returns the inputs with zeros for padding, which may be no number at all."""
+        if mask is not None and len(self.shape) == 2:
+            return ops.where(mask, inputs, ops.zeros_like(inputs))
+        return without_padding(inputs, mask)
+
     def describe(self, inputs, mask):
-        """Returns the mean of each part, `(B, T, D)`, and which parts count, `(B, T)`."""
+        """Returns the mean of each part, `(B, T, D)`, and which parts count, `(B, T)`.
+
+        Padding has to be zero; see `without_padding`.
+        """
         parts = self._split(inputs)
         if mask is None:
             return ops.mean(parts, axis=2), None
         mask = self._split_mask(inputs, mask)  # (B, T, R)
-        share = ops.cast(mask, parts.dtype)[..., None]
+        # In float32, as in `ops.mean`: a sum of halves may be larger than any of them.
+        dtype = wide(parts.dtype)
+        share = ops.expand_dims(ops.cast(mask, dtype), -1)
         count = ops.maximum(ops.sum(share, axis=2), 1)
-        return ops.sum(parts * share, axis=2) / count, ops.any(mask, axis=2)
+        mean = ops.sum(ops.cast(parts, dtype) * share, axis=2) / count
+        return ops.cast(mean, parts.dtype), ops.any(mask, axis=2)
 
     def pooled_shape(self, num_heads):
         """The shape of what `pool` returns."""
@@ -98,11 +112,8 @@ class Parts:
             return mask
         return ops.any(ops.cast(mask, "bool"), axis=self.axis)
 
-    def pool(self, inputs, weights, mask=None):
+    def pool(self, inputs, weights):
         """Sums the parts up by weights `(B, H, T)`: `(B, ..., H D)`."""
-        if mask is not None and self.axis is not None and not self.are_features:
-            # A part that counts may still be padding at some of its positions.
-            inputs = ops.where(mask[..., None], inputs, ops.zeros_like(inputs))
         pooled = ops.einsum("bht,btrd->brhd", weights, self._split(inputs))
         shape = ops.shape(inputs)
         others = () if self.axis is None else self._others(shape)

@@ -36,11 +36,20 @@ class Gate(CompositeLayer):
         self.data_format = check.one_of("data_format", data_format, choices)
 
     def call(self, inputs, mask=None, return_attention_scores=False, training=None):
-        mask = keras_mask(inputs, mask)
+        mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
+        inputs = ops.cast(inputs, self.compute_dtype)  # pictures may be integers
         self._check_mask(mask, inputs.shape)
+        inputs = self._without_padding(inputs, mask)
         outputs, weights = self._gate(inputs, mask, training)
         self._record(weights, inputs)
         return (outputs, weights) if return_attention_scores else outputs
+
+    def _without_padding(self, inputs, mask):
+        """Returns the inputs with zeros for padding, which may be no number at all."""
+        if mask is None:
+            return inputs
+        mask = ops.expand_dims(mask, self._channel_axis)
+        return ops.where(mask, inputs, ops.zeros_like(inputs))
 
     def _gate(self, inputs, mask, training):
         """Returns the output and the weights with the channels last."""
@@ -55,6 +64,7 @@ class Gate(CompositeLayer):
     def compute_output_spec(
         self, inputs, mask=None, return_attention_scores=False, training=None
     ):
+        mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
         self._check_mask(mask, inputs.shape)
         outputs = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if not return_attention_scores:

@@ -100,9 +100,10 @@ def keep(weights, kept, dtype=None):
     if dtype != wide:  # what underflows there, too, is to have weight
         tiny = _SMALLEST.get(dtype, 1.2e-38)
         hard = ops.where(kept, maximum(hard, tiny), hard)
-    # The difference is exactly zero; it only carries the gradient.
+    # The difference is exactly zero; it only carries the gradient. (`+`, because `ops.add`
+    # takes what an empty batch has for a bias.)
     through = ops.subtract(weights, ops.stop_gradient(weights))
-    return ops.cast(ops.add(ops.stop_gradient(hard), through), dtype)
+    return ops.cast(ops.stop_gradient(hard) + through, dtype)
 
 
 def gather_kept(tensor, kept, k):

@@ -122,8 +122,10 @@ class CBAM(Gate):
         self.spatial_attention.build(input_shape)
 
     def call(self, inputs, mask=None, return_attention_scores=False, training=None):
-        mask = keras_mask(inputs, mask)
+        mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
+        inputs = ops.cast(inputs, self.compute_dtype)  # pictures may be integers
         self._check_mask(mask, inputs.shape)
+        inputs = self._without_padding(inputs, mask)
         run = self._in_parallel if self.order == "parallel" else self._in_turn
         outputs, weights = run(inputs, mask, training)
         return (outputs, weights) if return_attention_scores else outputs

@@ -53,7 +53,8 @@ class ChannelAttention(Gate):
         training: Changes nothing.
 
     Masking:
-        Padding does not feed the pooling, and is weighed as the rest of its example is.
+        Padding does not feed the pooling, and is weighed as the rest of its example is;
+        what is no finite number there becomes zero.
         An example that is all padding is pooled to zeros. The mask is passed on.
 
     Output shape:
@@ -135,6 +136,15 @@ class ChannelAttention(Gate):
         if isinstance(activation, keras.layers.Layer) and not activation.built:
             activation.build((None, len(self.pooling), units))
         return dense
+
+    def _without_padding(self, inputs, mask):
+        # Padding is weighed, too; only what is no number may not be multiplied.
+        if mask is None:
+            return inputs
+        keep = ops.logical_or(
+            ops.expand_dims(mask, self._channel_axis), ops.isfinite(inputs)
+        )
+        return ops.where(keep, inputs, ops.zeros_like(inputs))
 
     def _pooling_gate(self, inputs, mask, training):
         spatial = tuple(range(1, len(inputs.shape)))

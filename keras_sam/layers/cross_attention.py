@@ -3,7 +3,7 @@
 import keras
 
 from keras_sam import _validation as check
-from keras_sam.layers._masks import keras_mask
+from keras_sam.layers._masks import keras_mask, pass_on
 from keras_sam.layers._multi_head import ProjectedAttention
 from keras_sam.normalizers.masking import both
 
@@ -81,12 +81,7 @@ class CrossAttention(ProjectedAttention):
 
     def build(self, query_shape, value_shape=None, key_shape=None):
         if value_shape is None:  # one list of shapes, as saved models may give
-            if len(query_shape) not in (2, 3) or not hasattr(query_shape[0], "__len__"):
-                raise ValueError(
-                    "`value_shape` must be given, in CrossAttention "
-                    f"{self.name!r}. Received: query_shape={query_shape!r}"
-                )
-            query_shape, value_shape, key_shape = (*query_shape, None)[:3]
+            query_shape, value_shape, key_shape = self._three(query_shape)
         shapes = {"query": query_shape, "value": value_shape}
         shapes["key"] = value_shape if key_shape is None else key_shape
         for name, shape in shapes.items():
@@ -109,14 +104,14 @@ class CrossAttention(ProjectedAttention):
         training=None,
         use_causal_mask=False,
     ):
-        query_mask = keras_mask(query, query_mask)
-        value_mask = keras_mask(value, value_mask)
+        query_mask = keras_mask(query, query_mask, len(query.shape) - 1)
+        value_mask = keras_mask(value, value_mask, len(value.shape) - 1)
         key = value if key is None else key
-        key_mask = keras_mask(key, key_mask)
+        key_mask = keras_mask(key, key_mask, len(key.shape) - 1)
         masks = query_mask, value_mask, key_mask
         pairs = attention_mask, attention_bias
         self._check_call(query, value, key, *masks, *pairs, use_causal_mask)
-        return self._attend(
+        outputs = self._attend(
             query,
             key,
             value,
@@ -128,6 +123,8 @@ class CrossAttention(ProjectedAttention):
             training=training,
             use_causal_mask=use_causal_mask,
         )
+        pass_on(outputs[0] if return_attention_scores else outputs, query_mask)
+        return outputs
 
     def compute_output_spec(
         self,
@@ -147,10 +144,15 @@ class CrossAttention(ProjectedAttention):
         masks = query_mask, value_mask, key_mask
         pairs = attention_mask, attention_bias
         self._check_call(query, value, key, *masks, *pairs, use_causal_mask)
-        return self._output_specs(query, key, return_attention_scores)
+        outputs = self._output_specs(query, key, return_attention_scores)
+        pass_on(outputs[0] if return_attention_scores else outputs, query_mask)
+        return outputs
 
     def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
-        query_shape = query_shape if value_shape is not None else query_shape[0]
+        if value_shape is None:
+            query_shape, value_shape, key_shape = self._three(query_shape)
+        key_shape = value_shape if key_shape is None else key_shape
+        self._check_shapes(query_shape, value_shape, key_shape)
         return (*query_shape[:-1], *self._channels(query_shape))
 
     def _check_call(
@@ -166,23 +168,35 @@ class CrossAttention(ProjectedAttention):
         use_causal_mask,
     ):
         check.flag("use_causal_mask", use_causal_mask)
-        self._check_shape("query", query.shape)
-        self._check_shape("value", value.shape)
-        self._check_shape("key", key.shape)
-        if not check.fits(value.shape[:1], query.shape[:1]):
-            raise self._unequal("query", query, "value", value, "batch size")
-        if not check.fits(key.shape[:-1], value.shape[:-1]):
-            raise self._unequal("key", key, "value", value, "batch size and length")
-        free, value_free = (self._axes(x.shape).free_sizes for x in (query, value))
-        if not check.fits(value_free, free):
-            expected = "sizes in the axes beside `attention_axes`"
-            raise self._unequal("query", query, "value", value, expected)
+        self._check_shapes(query.shape, value.shape, key.shape)
         self._check_mask("query_mask", query_mask, query)
         self._check_mask("value_mask", value_mask, value)
         self._check_mask("key_mask", key_mask, key)
         self._check_pairs(
             query, value, attention_mask=attention_mask, attention_bias=attention_bias
         )
+
+    def _three(self, shapes):
+        """Returns the shapes of query, value and key, or None, from one list of them."""
+        if len(shapes) not in (2, 3) or not hasattr(shapes[0], "__len__"):
+            raise ValueError(
+                f"`value_shape` must be given, in CrossAttention {self.name!r}. "
+                f"Received: query_shape={shapes!r}"
+            )
+        return (*shapes, None)[:3]
+
+    def _check_shapes(self, query, value, key):
+        self._check_shape("query", query)
+        self._check_shape("value", value)
+        self._check_shape("key", key)
+        if not check.fits(value[:1], query[:1]):
+            raise self._unequal("query", query, "value", value, "batch size")
+        if not check.fits(key[:-1], value[:-1]):
+            raise self._unequal("key", key, "value", value, "batch size and length")
+        free, value_free = (self._axes(shape).free_sizes for shape in (query, value))
+        if not check.fits(value_free, free):
+            expected = "sizes in the axes beside `attention_axes`"
+            raise self._unequal("query", query, "value", value, expected)
 
     def _check_shape(self, name, shape):
         """Refuses what has no positions, or not the width that it was built for."""
@@ -197,9 +211,9 @@ class CrossAttention(ProjectedAttention):
             f"Received: {name}.shape={tuple(shape)}"
         )
 
-    def _unequal(self, name, tensor, other_name, other, what):
+    def _unequal(self, name, shape, other_name, other, what):
         return ValueError(
             f"`{name}` and `{other_name}` must have the same {what}, in CrossAttention "
-            f"{self.name!r}. Received: {name}.shape={tuple(tensor.shape)}, "
-            f"{other_name}.shape={tuple(other.shape)}"
+            f"{self.name!r}. Received: {name}.shape={tuple(shape)}, "
+            f"{other_name}.shape={tuple(other)}"
         )

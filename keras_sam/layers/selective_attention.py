@@ -246,8 +246,9 @@ class SelectiveAttention(CompositeLayer):
     ):
         self._check_query(None if query is None else query.shape)
         parts = Parts.of(inputs.shape, self.axis, self.name)
-        mask = parts.check_mask(keras_mask(inputs, mask))
+        mask = parts.check_mask(keras_mask(inputs, mask, max(len(inputs.shape) - 1, 2)))
         inputs = ops.cast(inputs, self.compute_dtype)  # numbers of a table may be integers
+        inputs = parts.without_padding(inputs, mask)
         weights, kept = self._weights(parts, inputs, query, mask)  # (B, H, T)
         details = AttentionDetails(
             "selective", key_grid=parts.grid, are_features=parts.are_features
@@ -257,7 +258,7 @@ class SelectiveAttention(CompositeLayer):
         if training and self.dropout > 0:
             dropped = keras.random.dropout(weights, self.dropout, seed=self.seed_generator)
         if self.pool:
-            outputs = parts.pool(inputs, dropped, mask)
+            outputs = parts.pool(inputs, dropped)
         else:
             outputs = parts.scale(inputs, _mean_one(dropped, weights, kept))
         return (outputs, weights) if return_attention_scores else outputs
@@ -288,12 +289,14 @@ class SelectiveAttention(CompositeLayer):
             expected = "a tensor; in a functional model, call `select` in a layer of yours"
             raise check.invalid("inputs", expected, inputs)
         self._check_query(None if query is None else query.shape)
-        mask = keras_mask(inputs, mask)
+        axes = len(inputs.shape) - 1
+        mask = keras_mask(inputs, mask, axes)
         inputs = ops.cast(ops.convert_to_tensor(inputs), self.compute_dtype)
         if not self.built:
             self.build(inputs.shape, None if query is None else query.shape)
         parts = Parts.of(inputs.shape, None, self.name)
-        weights, kept = self._weights(parts, inputs, query, parts.check_mask(mask))
+        inputs = parts.without_padding(inputs, parts.check_mask(mask))
+        weights, kept = self._weights(parts, inputs, query, mask)
         scaled = parts.scale(inputs, _mean_one(weights, weights, kept))
         shape = ops.shape(inputs)
         scaled = ops.reshape(scaled, (shape[0], -1, shape[-1]))
@@ -311,7 +314,7 @@ class SelectiveAttention(CompositeLayer):
     ):
         self._check_query(None if query is None else query.shape)
         parts = Parts.of(inputs.shape, self.axis, self.name)
-        parts.check_mask(mask)
+        parts.check_mask(keras_mask(inputs, mask, max(len(inputs.shape) - 1, 2)))
         shape = self.compute_output_shape(inputs.shape)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_attention_scores:
@@ -334,7 +337,7 @@ class SelectiveAttention(CompositeLayer):
         """Returns the weights `(B, H, T)` and which parts have any, or None for all."""
         described, mask = parts.describe(inputs, mask)
         if mask is not None:
-            mask = mask[:, None, :]  # (B, 1, T)
+            mask = ops.expand_dims(mask, 1)  # (B, 1, T)
         scores = self._importance(described, query, mask)
         # As wide as it was normalized: in float16 much would be zero before selection.
         dtype = wide(self.compute_dtype)
@@ -352,11 +355,16 @@ class SelectiveAttention(CompositeLayer):
         """The scores of the parts, `(B, H, T)`."""
         keys = ops.swapaxes(self.parts_dense(described), 1, 2)  # (B, H, T, U)
         if self.relation == "context":
-            vector = ops.cast(self.context_vector, keys.dtype)
-            if len(vector.shape) == 3:
-                return ops.einsum("bhtu,thu->bht", keys, vector)
-            return ops.einsum("bhtu,hu->bht", keys, vector)
-        queries = described if self.relation == "self" else query[:, None, :]
+            # No einsum: LiteRT (2.3) runs one of a tensor with a batch and one without
+            # wrongly, and says nothing.
+            dtype = wide(keys.dtype)
+            vector = ops.cast(self.context_vector, dtype)  # (H, U), or (T, H, U)
+            if len(vector.shape) == 2:
+                vector = ops.expand_dims(vector, 0)
+            vector = ops.swapaxes(vector, 0, 1)
+            scores = ops.sum(ops.cast(keys, dtype) * vector, axis=-1)
+            return ops.cast(scores, keys.dtype)
+        queries = described if self.relation == "self" else ops.expand_dims(query, 1)
         queries = ops.swapaxes(self.query_dense(queries), 1, 2)
         queries, keys = self.score.project(queries, keys)
         if self.relation == "query":

@@ -217,7 +217,7 @@ class SelfAttention(ProjectedAttention):
         training=None,
         use_causal_mask=False,
     ):
-        mask = keras_mask(inputs, mask)
+        mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
         self._check_call(inputs, mask, attention_mask, attention_bias, use_causal_mask)
         return self._attend(
             inputs,
@@ -243,6 +243,7 @@ class SelfAttention(ProjectedAttention):
         training=None,
         use_causal_mask=False,
     ):
+        mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
         self._check_call(inputs, mask, attention_mask, attention_bias, use_causal_mask)
         return self._output_specs(inputs, inputs, return_attention_scores)
 

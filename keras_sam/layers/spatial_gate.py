@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
+from keras_sam.layers._masks import pass_on, without_padding
 from keras_sam.recording import AttentionDetails, record
 
 
@@ -65,16 +66,21 @@ class SpatialGate(keras.layers.Layer):
     def call(self, features, gate, features_mask=None):
         self._check_shapes(features.shape, gate.shape, features_mask)
         if features_mask is not None:
-            mask = ops.expand_dims(ops.cast(features_mask, gate.dtype), axis=-1)
-            gate = gate * mask
+            features_mask = ops.cast(features_mask, "bool")
+            gate = without_padding(gate, features_mask)
+            features = without_padding(features, features_mask)
         one_for_all = gate.shape[-1] == 1
         kind = "spatial" if one_for_all else "pointwise_spatial"
         record(self, gate, AttentionDetails(kind, query_grid=tuple(gate.shape[1:-1])))
-        return self.activation(features * gate)
+        outputs = self.activation(features * gate)
+        pass_on(outputs, features_mask)
+        return outputs
 
     def compute_output_spec(self, features, gate, features_mask=None):
         self._check_shapes(features.shape, gate.shape, features_mask)
-        return keras.KerasTensor(features.shape, dtype=self.compute_dtype)
+        outputs = keras.KerasTensor(features.shape, dtype=self.compute_dtype)
+        pass_on(outputs, features_mask)
+        return outputs
 
     def compute_output_shape(self, features_shape, gate_shape):
         self._check_shapes(features_shape, gate_shape)

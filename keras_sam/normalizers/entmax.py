@@ -259,14 +259,17 @@ def _newton(scores, alpha, tolerance):
     For sparsemax each pass is one of Michelot (1986): the last support is exact.
     """
 
-    def step(peak, _):
+    def step(peak, falling):
         lower = peak - (_total(scores, peak, alpha) - 1.0) / _slope(scores, peak, alpha)
-        return lower, ops.any(lower < (1.0 - tolerance) * peak)
+        # A row that has come to rest stays there, however long others take.
+        fell = ops.logical_and(falling, lower < (1.0 - tolerance) * peak)
+        return ops.where(falling, lower, peak), fell
 
+    peak = ops.ones_like(scores[..., :1])
     return ops.while_loop(
-        lambda peak, falling: falling,
+        lambda peak, falling: ops.any(falling),
         step,
-        (ops.ones_like(scores[..., :1]), ops.convert_to_tensor(True)),
+        (peak, peak > 0.0),
         maximum_iterations=MAX_PASSES,
     )[0]
 
@@ -277,7 +280,12 @@ def _bisection(scores, alpha, tolerance):
     def halve(low, high):
         middle = 0.5 * (low + high)
         too_large = _total(scores, middle, alpha) > 1.0
-        return ops.where(too_large, low, middle), ops.where(too_large, middle, high)
+        # A row that is found stays as it is, however long others take.
+        found = high - low <= tolerance * high
+        lower = ops.where(ops.logical_or(found, too_large), low, middle)
+        return lower, ops.where(
+            ops.logical_and(ops.logical_not(found), too_large), middle, high
+        )
 
     high = ops.ones_like(scores[..., :1])
     low = high / ops.cast(ops.shape(scores)[-1], scores.dtype)

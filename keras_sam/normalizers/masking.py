@@ -8,6 +8,8 @@ from keras_sam.backend.precision import maximum, wide
 # The score of a masked pair. Finite, so that a row with nothing to attend to stays
 # finite, and far below any real score. Only ever used in float32 or wider.
 MASKED = -1e9
+# A bias from here on down masks its pair, however it is rounded.
+MASKING_BIAS = MASKED / 2
 FLOAT16_MAX = 65504.0
 
 
@@ -21,7 +23,8 @@ def attention_weights(scores, normalizer, mask=None, bias=None, dtype=None):
         scores: Float tensor `(..., T, S)`.
         normalizer: A function of float scores that works on the last axis.
         mask: Boolean tensor that broadcasts to `scores`; True is "may attend".
-        bias: Float tensor that broadcasts to `scores`, added before masking.
+        bias: Float tensor that broadcasts to `scores`, added before masking. Where it is
+            minus infinity, or -1e9, it masks.
         dtype: The dtype of the weights, that of `scores` if None.
 
     Returns:
@@ -29,6 +32,7 @@ def attention_weights(scores, normalizer, mask=None, bias=None, dtype=None):
     """
     dtype = dtype or keras.backend.standardize_dtype(scores.dtype)
     scores = wide_scores(scores, bias)
+    mask = both(mask, unmasked(bias))
     if mask is None:
         return ops.cast(normalizer(scores), dtype)
     scores = ops.where(mask, scores, ops.cast(MASKED, scores.dtype))
@@ -45,8 +49,16 @@ def wide_scores(scores, bias=None):
         scores = ops.clip(scores, -FLOAT16_MAX, FLOAT16_MAX)
     if bias is None:
         return scores
-    # A bias of minus infinity is a common way to mask: keep its rows finite.
+    # A bias of minus infinity masks: keep its rows finite.
     return scores + maximum(ops.cast(bias, scores.dtype), MASKED)
+
+
+def unmasked(bias):
+    """Returns which pairs a bias does not mask, in its shape, or None for no bias.
+
+    Minus infinity, the lowest number of a dtype and -1e9 are all common ways to mask.
+    """
+    return None if bias is None else ops.greater(bias, MASKING_BIAS)
 
 
 def both(mask, other):

@@ -23,9 +23,10 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam.backend.derivatives import vjp, with_gradient
+from keras_sam.backend.portable import is_portable
 from keras_sam.backend.precision import matmul, minimum, wide
 from keras_sam.backend.reductions import fused_sum
-from keras_sam.scores.base import Score, add_kernel, heads_of
+from keras_sam.scores.base import Score, add_kernel, heads_of, transform
 
 # e^(2 x) and its reciprocal are finite numbers; infinity times zero never comes up.
 LARGEST = 40.0
@@ -96,10 +97,16 @@ class Additive(Score):
         self.vector = add_kernel(self, "vector", heads, units, 1)
 
     def project(self, query, key):
-        query = matmul(query, ops.cast(self.query_kernel, query.dtype))
+        if is_portable() and query.shape[1:-2] == (1,):
+            raise ValueError(
+                "`score` must not be additive with one head in a model for LiteRT, whose "
+                "runtime (2.3) computes it wrongly. Received: score="
+                f"{self!r}, query.shape={tuple(query.shape)}"
+            )
+        query = transform(query, self.query_kernel)
         if self.bias is not None:
             query = ops.add(query, ops.cast(self.bias, query.dtype))
-        return query, matmul(key, ops.cast(self.key_kernel, key.dtype))
+        return query, transform(key, self.key_kernel)
 
     def compare(self, query, key):
         return additive_scores(query, key, ops.squeeze(self.vector, axis=-1))
@@ -130,7 +137,7 @@ def additive_scores(query, key, vector):
     vector = ops.broadcast_to(ops.cast(vector, dtype), shape)
     tensors = [ops.cast(query, dtype), ops.cast(key, dtype), vector]
     hidden = math.prod(n or math.inf for n in (*query.shape, key.shape[-2]))
-    if hidden <= FEW_HIDDEN:
+    if hidden <= FEW_HIDDEN or is_portable():
         return ops.cast(_plain(*tensors), given)
     return ops.cast(_unit_by_unit([*map(_fill_up, tensors)], ())[0], given)
 
@@ -144,8 +151,22 @@ def _fill_up(tensor):
 
 def _plain(query, key, vector):
     """The formula, with its whole hidden layer."""
-    hidden = ops.tanh(query[..., :, None, :] + key[..., None, :, :])
-    return matmul(hidden, vector[..., None, :, None])[..., 0]
+    if is_portable() and len(query.shape) == 4:
+        return _in_four_axes(query, key, vector)
+    hidden = ops.tanh(ops.expand_dims(query, -2) + ops.expand_dims(key, -3))
+    vector = ops.expand_dims(vector, (-3, -1))
+    return ops.squeeze(matmul(hidden, vector), axis=-1)
+
+
+def _in_four_axes(query, key, vector):
+    """`_plain` without tensors of more axes, which LiteRT (2.3) may compute wrongly."""
+    batch, heads, rows, units = ops.shape(query)
+    keys = ops.shape(key)[2]
+    query = ops.reshape(query, (-1, rows, 1, units))
+    key = ops.reshape(key, (-1, 1, keys, units))
+    hidden = ops.reshape(ops.tanh(query + key), (batch, heads, rows * keys, units))
+    scores = ops.sum(hidden * ops.expand_dims(vector, (0, 2)), axis=-1)
+    return ops.reshape(scores, (batch, heads, rows, keys))
 
 
 def _forward(inputs, constants):

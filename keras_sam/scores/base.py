@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_sam import _initializers
+from keras_sam.backend.portable import is_portable
 from keras_sam.backend.precision import matmul
 
 
@@ -17,7 +18,8 @@ class Score(keras.layers.Layer):
 
     Override `project`, `compare` or both, and `build(query_shape, key_shape)` if there
     are weights. What overrides `project` alone keeps the fastest kernel, because it
-    still ends in a dot product. Register your class with
+    still ends in a dot product. Arguments of the constructor that are numbers, strings,
+    booleans or None need no `get_config`. Register your class with
     `keras.saving.register_keras_serializable`, so that models with it load.
 
     Call arguments:
@@ -41,12 +43,26 @@ class Score(keras.layers.Layer):
     TensorShape([1, 3, 4])
     """
 
+    def __new__(cls, *args, **kwargs):
+        # Keras derives a configuration from the arguments of a constructor, but not from
+        # a dtype policy, which `get_config` knows anyway.
+        plain = {name: value for name, value in kwargs.items() if name != "dtype"}
+        return super().__new__(cls, *args, **plain)
+
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
 
     def build(self, query_shape, key_shape):
         """Adds the weights, if the score has any."""
+
+    def _post_build(self):  # Keras calls it after `build`
+        super()._post_build()
+        if not self.trainable:
+            # The setter would not: setting what is set already does nothing.
+            sublayers = self._flatten_layers(include_self=False, recursive=False)
+            for each in (*self._trainable_variables, *sublayers):
+                each.trainable = False
 
     def project(self, query, key):
         """Transforms all queries and keys, once a call."""
@@ -62,9 +78,13 @@ class Score(keras.layers.Layer):
         return self.compare(query, key)
 
     def get_config(self):
-        # Keras refuses to derive a configuration from a constructor that was given a
-        # dtype policy object; a class that overrides this method is taken at its word.
-        return super().get_config()
+        """Returns the arguments of the constructor, if all are plain values.
+
+        A class with other arguments, such as initializers, adds them by overriding this.
+        """
+        arguments = {} if self._auto_config is None else self._auto_config.config
+        known = super().get_config()
+        return {**known, **{n: x for n, x in arguments.items() if n not in known}}
 
     @property
     def is_dot_product(self):
@@ -104,6 +124,19 @@ def add_kernel(score, name, heads, rows, columns):
     return score.add_weight(
         name=name, shape=(*heads, rows, columns), initializer=initializer
     )
+
+
+def transform(tensor, kernel):
+    """Returns `(B, *heads, T, D)` times `(*heads, D, units)`."""
+    kernel = ops.cast(kernel, tensor.dtype)
+    if not is_portable() or len(tensor.shape) != 4 or kernel.shape[0] == 1:
+        return matmul(tensor, kernel)
+    # LiteRT (2.3) multiplies a batch of matrices and one that has none wrongly.
+    heads, width, units = kernel.shape
+    batch, _, rows, _ = ops.shape(tensor)
+    tensor = ops.reshape(ops.swapaxes(tensor, 0, 1), (heads, -1, width))
+    product = ops.reshape(matmul(tensor, kernel), (heads, batch, rows, units))
+    return ops.swapaxes(product, 0, 1)
 
 
 class DotProduct:

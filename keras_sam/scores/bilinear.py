@@ -4,8 +4,7 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
-from keras_sam.backend.precision import matmul
-from keras_sam.scores.base import Score, add_kernel, heads_of
+from keras_sam.scores.base import Score, add_kernel, heads_of, transform
 
 register = keras.saving.register_keras_serializable(package="keras_sam")
 
@@ -45,7 +44,7 @@ class Bilinear(Score):
         )
 
     def project(self, query, key):
-        return matmul(query, ops.cast(self.kernel, query.dtype)), key
+        return transform(query, self.kernel), key
 
     def get_config(self):
         return {
@@ -94,8 +93,8 @@ class LowRankBilinear(Score):
 
     def project(self, query, key):
         # p . (a * b) = (p * a) . b, so the comparison is a plain dot product.
-        query = ops.tanh(matmul(query, ops.cast(self.query_kernel, query.dtype)))
-        key = ops.tanh(matmul(key, ops.cast(self.key_kernel, key.dtype)))
+        query = ops.tanh(transform(query, self.query_kernel))
+        key = ops.tanh(transform(key, self.key_kernel))
         return ops.multiply(query, ops.cast(self.vector, query.dtype)), key
 
     def get_config(self):
