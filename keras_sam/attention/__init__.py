@@ -156,7 +156,10 @@ def _shape_error(name, expected, tensor):
 def _own_score(score, query, key):
     """Returns a built score, from the argument."""
     is_name = isinstance(score, str)
-    score = scores.get(score, dtype=query.dtype) if is_name else scores.get(score)
+    if is_name:
+        score = scores.get(score, dtype=query.dtype)
+    elif not isinstance(score, scores.Score):
+        score = scores.get(score)
     if not score.built:
         score.build(query.shape, key.shape)
     if is_name and score.weights:
