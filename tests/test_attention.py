@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import sys
 import textwrap
 
@@ -870,3 +871,41 @@ def test_several_devices_train_as_one(tmp_path):
         """
     )
     run_python("-c", script, cwd=tmp_path)
+
+
+# The public function
+
+
+def test_masks_and_biases_of_fewer_axes():
+    arrays = tensors(9, 11)[:3]
+    pairs = np.random.default_rng(2).random((9, 11)) > 0.3
+    bias = random(B, 9, 11, seed=4)
+    for few, full in ((pairs, pairs[None, None]), (bias, bias[:, None])):
+        name = "mask" if few is pairs else "bias"
+        one = keras_sam.attend(*arrays, **{name: few})
+        other = keras_sam.attend(*arrays, **{name: full})
+        np.testing.assert_array_equal(numpy(one), numpy(other))
+
+
+REFUSED = {
+    "rank": ({"query": np.ones((2, 5, 4), "float32")}, "`query` must have the shape"),
+    "heads": ({"key": np.ones((2, 2, 5, 4), "float32")}, "a divisor of 3 heads"),
+    "batch": ({"key": np.ones((3, 3, 5, 4), "float32")}, "`key` must have the shape"),
+    "value": ({"value": np.ones((2, 3, 4, 4), "float32")}, "`value` must have the shape"),
+    "mask": ({"mask": np.ones(5, bool)}, "`mask` must have the shape"),
+    "window": ({"sliding_window": 0}, "`sliding_window` must be"),
+    "dropout": ({"dropout": 1.5}, "`dropout` must be"),
+    "selective": ({"selective": True}, "`selective` must be False where `causal` is"),
+    "normalizer": ({"normalizer": 3}, "`normalizer` must be"),
+    "score": ({"score": 3}, "`score` must be"),
+    "weights": ({"score": "additive"}, "`score` must be an instance, such as"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    changed, message = REFUSED[name]
+    names = ("query", "key", "value")
+    given = {each: np.ones((2, 3, 5, 4), "float32") for each in names} | changed
+    with pytest.raises(ValueError, match=re.escape(message)):
+        keras_sam.attend(**given)

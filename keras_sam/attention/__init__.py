@@ -52,7 +52,8 @@ def attend(
         score: A name or a `keras_sam.scores.Score`. One with weights has to be an
             instance, so that you hold its weights; it is built on the first call.
         normalizer: A name or an instance; see `keras_sam.normalizers`.
-        mask: Boolean tensor `(B or 1, H or 1, T or 1, S or 1)`; True is "may attend".
+        mask: Boolean tensor `(B, H, T, S)`, `(B, T, S)` or `(T, S)`, where sizes may be 1;
+            True is "may attend".
         key_mask: Boolean tensor `(B, S)`; False is padding, which receives no weight.
         query_mask: Boolean tensor `(B, T)`; False is padding, whose output is zero.
         bias: Float tensor `(B or 1, H or 1, T or 1, S or 1)`, added to the scores. Where
@@ -103,15 +104,17 @@ def attend(
     score = _own_score(score, query, key)
     query, key = score.project(query, key)
     compare, operands = score.as_function()
+    window = check.positive_integer("sliding_window", sliding_window, optional=True)
+    mask, bias = _four_axes("mask", mask), _four_axes("bias", bias)
     if not isinstance(normalizer, str) and not callable(normalizer):
         expected = "a name or something to call"
         raise check.invalid("normalizer", expected, normalizer)
     asked = request.Request(
         compare,
         normalizers.get(normalizer) if isinstance(normalizer, str) else normalizer,
-        positions.Positions(bool(causal), sliding_window),
-        bool(selective),
-        dropout,
+        positions.Positions(check.boolean("causal", causal), window),
+        check.boolean("selective", selective),
+        check.rate("dropout", dropout),
     )
     if selective and not causal:
         expected = "False where `causal` is"
@@ -151,6 +154,19 @@ def _check_shapes(query, key, value):
         raise _shape_error("key", f"({batch}, heads, length, channels)", key)
     if not check.fits(value.shape[:3], key.shape[:3]):
         raise _shape_error("value", f"{(*key.shape[:3], 'channels')}", value)
+
+
+def _four_axes(name, pairs):
+    """Returns a mask or a bias as `(B or 1, H or 1, T or 1, S or 1)`, or None."""
+    if pairs is None:
+        return None
+    pairs = ops.convert_to_tensor(pairs)
+    rank = len(pairs.shape)
+    if not 2 <= rank <= 4:
+        expected = "(batch, heads, T, S), (batch, T, S) or (T, S)"
+        raise _shape_error(name, expected, pairs)
+    axes = {2: (0, 1), 3: (1,), 4: ()}[rank]
+    return ops.expand_dims(pairs, axes) if axes else pairs
 
 
 def _shape_error(name, expected, tensor):

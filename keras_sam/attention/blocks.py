@@ -123,7 +123,7 @@ class Block:
                 continue
             margin = [(0, length - size if axis == other else 0) for other in range(4)]
             part = ops.pad(part, margin)
-            if not isinstance(first, int):
+            if not isinstance(first, int) or first != 0:
                 part = ops.roll(part, first, axis)
         return tensor + part
 

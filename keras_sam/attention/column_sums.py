@@ -158,7 +158,7 @@ def _backward(inputs, constants, kept, upstream, *, request, blocks):
 
 
 def _block_inputs(cut, block, inputs):
-    """Returns a dictionary of what the scores of a block are made of."""
+    """Returns the query, the keys and the operands of a block, as a dictionary."""
     query, key = block.of_rows(cut.query), block.of_turned_keys(cut.key)
     return {"query": query, "key": key, "operands": inputs.operands}
 

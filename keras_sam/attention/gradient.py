@@ -97,7 +97,6 @@ def _open_shapes(inputs, constants, *of_rows):
     ]
 
 
-@functools.lru_cache(maxsize=256)
 def _either(few, many, most):
     """Chooses a kernel when it runs, by the number of pairs.
 

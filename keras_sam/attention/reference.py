@@ -5,7 +5,7 @@
     weights = mask * normalizer(where(mask, score(query, key) + bias, MASKED))
     output = dropout(weights) @ value
 
-Every kernel computes this, and is tested against it. It is made of operations that can be
+Every kernel computes this, and is tested against it. All its operations can be
 differentiated any number of times, so that derivatives of second order go through it.
 Nothing here knows layers, and heads are just one more leading axis. The law that makes
 blocks possible: row `i` of every step depends on row `i` of the query only.

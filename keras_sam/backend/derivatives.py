@@ -2,8 +2,8 @@
 
 A hand-written backward pass is fast, and cannot be differentiated itself: it reads what
 the forward pass kept, and loops. So the derivative of the backward pass is that of a
-second formula for the same gradients, `again`, which is made of differentiable
-operations only::
+second formula for the same gradients, `again`, all of whose operations can be
+differentiated::
 
     order 1    forward, backward            by hand
     order 2    the vjp of `again`           by the backend, from the inputs

@@ -65,6 +65,8 @@ def graph_of_any_sizes(fn, open_shapes):
                 packed = [next(rest) if there else None for there in present]
                 return fn(*keras.tree.pack_sequence_as(structure, packed))
 
+            # Neither inlined nor optimized together with each caller, which would take a
+            # tenth of a second for each of them: most calls never come here.
             traced[key] = tf.function(
                 run,
                 autograph=False,
