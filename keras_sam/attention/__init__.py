@@ -7,9 +7,8 @@ from keras_sam import _validation as check
 from keras_sam import normalizers, scores
 from keras_sam.attention import gradient, positions, reference, request
 from keras_sam.attention import policy as policies
-from keras_sam.backend import precision
-from keras_sam.backend.portable import is_portable
-from keras_sam.normalizers.masking import unmasked
+from keras_sam.backend import portable, precision
+from keras_sam.normalizers import masking
 
 __all__ = ["attend"]
 
@@ -126,7 +125,7 @@ def attend(
         seed=_draw(seed) if dropout else None,
     )
     inputs = request.Inputs(query, key, value, bias, operands)
-    if block_size is None or return_attention_scores or is_portable():
+    if block_size is None or return_attention_scores or portable.is_portable():
         output, weights = reference.attend(inputs, constants, asked)
         output = ops.cast(output, given)
         return (output, weights) if return_attention_scores else output
@@ -235,6 +234,6 @@ def _fold_temperature(inputs, asked):
     temperature = normalizer.temperature
     bias = inputs.bias
     if bias is not None:  # what masks has to mask as well afterwards
-        bias = ops.where(unmasked(bias), bias / temperature, bias)
+        bias = ops.where(masking.unmasked(bias), bias / temperature, bias)
     inputs = inputs._replace(query=inputs.query / temperature, bias=bias)
     return inputs, asked.with_normalizer(normalizers.Softmax())
