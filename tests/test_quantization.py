@@ -45,7 +45,9 @@ def test_quantized_and_loaded_twice(reload):
 # The file holds merged kernels, so what the optimizer knew of the factors has no place.
 @pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_low_rank_adaptation(reload):
-    model, arrays = everything(names=WITH_DENSE, block_size=None)
+    # Keras's LoRA takes no constraints.
+    options = {"block_size": None, "kernel_constraint": None}
+    model, arrays = everything(names=WITH_DENSE, **options)
     inputs = arrays(2)
     sublayers = dense_sublayers(model)
     frozen = [numpy(layer.kernel) for layer in sublayers]

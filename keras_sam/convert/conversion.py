@@ -29,6 +29,8 @@ def convert(target, to="keras_sam"):
     Models are copied whole: functional and Sequential ones, nested in each other. The
     copy of a model is not compiled. A layer of its own becomes CrossAttention or
     UnprojectedAttention; the latter is called with tensors one by one, not with a list.
+    Masks of dropout are drawn anew. An `activity_regularizer` of GroupQueryAttention,
+    which Keras applies to its output as well, is of the projections only.
 
     Args:
         target: A model or an attention layer.

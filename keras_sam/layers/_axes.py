@@ -168,15 +168,14 @@ class Pairs:
             tensor = ops.broadcast_to(tensor, (*given, *rows, *keys))
             tensor = ops.reshape(tensor, (*given, math.prod(rows), math.prod(keys)))
         count = len(self._leading)
-        shape = ops.shape(tensor)
-        shape = (*shape[:leading], *[1] * (count - leading), *shape[-2:])
-        if leading < count:
-            tensor = ops.reshape(tensor, shape)
+        for _ in range(count - leading):
+            tensor = ops.expand_dims(tensor, leading)
         if not self.query.free:
             return tensor
         if tuple(tensor.shape[: count - 1]) == (1,) * (count - 1):
             return ops.squeeze(tensor, tuple(range(count - 2)))
         batch = tuple(ops.shape(query)[axis] for axis in (0, *self.query.free))
+        shape = ops.shape(tensor)
         tensor = ops.broadcast_to(tensor, (*batch, *shape[-3:]))
         return ops.reshape(tensor, (math.prod(batch), *shape[-3:]))
 
