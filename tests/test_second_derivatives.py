@@ -258,7 +258,12 @@ def test_every_way_to_attend(way, normalizer, block_size, uncompiled):
 def test_selective_attention(relation, normalizer, output, parts, uncompiled):
     def make(dtype):
         return SelectiveAttention(
-            3, 2, relation, normalizer=normalizer, pool=output == "pooled", dtype=dtype
+            num_heads=2,
+            units=3,
+            relation=relation,
+            normalizer=normalizer,
+            pool=output == "pooled",
+            dtype=dtype,
         )
 
     shapes = ((B, T, C), (B, 3)) if relation == "query" else ((B, T, C),)
@@ -269,7 +274,7 @@ def test_selective_attention(relation, normalizer, output, parts, uncompiled):
 def test_selective_attention_to_itself(score, uncompiled):
     def make(dtype):
         return SelectiveAttention(
-            3, relation="self", score=score, dropout=0.3, seed=5, dtype=dtype
+            units=3, relation="self", score=score, dropout=0.3, seed=5, dtype=dtype
         )
 
     check_row(Row(make, ((B, T, C),), call={"training": True}))

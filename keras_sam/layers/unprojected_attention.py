@@ -8,7 +8,7 @@ from keras_sam import normalizers, scores
 from keras_sam.attention import attend
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer, own_score
-from keras_sam.layers._masks import keras_mask
+from keras_sam.layers._masks import keras_mask, pass_on
 from keras_sam.normalizers.masking import both
 from keras_sam.recording import AttentionDetails, is_recording, record
 
@@ -123,10 +123,12 @@ class UnprojectedAttention(CompositeLayer):
         training=None,
         use_causal_mask=False,
     ):
-        query_mask = keras_mask(query, query_mask)
-        value_mask = keras_mask(value, value_mask)
+        query_mask = keras_mask(query, query_mask, len(query.shape) - 1)
+        value_mask = keras_mask(value, value_mask, len(value.shape) - 1)
         key = value if key is None else key
-        key_mask = keras_mask(key, key_mask)
+        key_mask = keras_mask(key, key_mask, len(key.shape) - 1)
+        # Columns of a table may be integers.
+        query, value, key = (ops.cast(x, self.compute_dtype) for x in (query, value, key))
         tensors = query, value, key
         masks = query_mask, value_mask, key_mask
         self._check_call(*tensors, *masks, attention_mask, attention_bias, use_causal_mask)
@@ -155,6 +157,7 @@ class UnprojectedAttention(CompositeLayer):
             output, weights = output
             self._record(weights, query)
         output = axes.restore(output[:, 0], query)
+        pass_on(output, query_mask)
         if not return_attention_scores:
             return output
         return output, ops.squeeze(axes.restore_weights(weights, query), -3)
@@ -178,6 +181,7 @@ class UnprojectedAttention(CompositeLayer):
         self._check_call(*tensors, *masks, attention_mask, attention_bias, use_causal_mask)
         shape = self.compute_output_shape(query.shape, value.shape)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        pass_on(outputs, query_mask)
         if not return_attention_scores:
             return outputs
         shape = (*query.shape[:-1], value.shape[-2])
