@@ -1,4 +1,4 @@
-"""Layers that are made of Keras layers, which may have been quantized or frozen."""
+"""Layers with Keras layers inside, which may be quantized or frozen."""
 
 import keras
 

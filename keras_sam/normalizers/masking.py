@@ -66,8 +66,3 @@ def both(mask, other):
     if mask is None or other is None:
         return other if mask is None else mask
     return ops.logical_and(ops.cast(mask, "bool"), ops.cast(other, "bool"))
-
-
-def add_bias(bias, other):
-    """The sum of a bias, which may be None, and another one."""
-    return other if bias is None else ops.add(ops.cast(bias, other.dtype), other)

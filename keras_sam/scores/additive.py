@@ -34,7 +34,7 @@ LARGEST = 40.0
 LARGEST_DENOMINATOR = {"float32": 2.0**26, "float64": 2.0**56}
 # So many units share a division going forward.
 UNITS = 4
-# So many numbers are made at a time going backward: 1 MiB of float32.
+# The backward pass holds at most this many numbers at a time: 1 MiB of float32.
 AT_A_TIME = 2**18
 # A hidden layer of so many numbers (4 MiB of float32) is made at once: a loop over its
 # units would be most of the work.
