@@ -20,7 +20,8 @@ from keras_sam import normalizers, scores
 from keras_sam.attention import flash
 from keras_sam.attention.blocks import Block, Blocks
 from keras_sam.attention.dropout import dropout_mask
-from keras_sam.attention.policy import DEFAULT, Device, Plan, Policy
+from keras_sam.attention.plan import Device, Plan
+from keras_sam.attention.policy import DEFAULT, Policy
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Constants, Inputs, Request, Sizes
 from keras_sam.backend.cores import shares
@@ -58,9 +59,9 @@ TILES = Policy(
 class OnAccelerator(Policy):
     """Chooses as for an accelerator."""
 
-    def choose(self, request, sizes, device, block_size="auto"):
+    def choose(self, request, sizes, device, block_size="auto", traits=None):
         device = dataclasses.replace(device, cpu=False)
-        return super().choose(request, sizes, device, block_size)
+        return super().choose(request, sizes, device, block_size, traits)
 
 
 ACCELERATOR = OnAccelerator(**LARGE, accelerator_pairs=6 * 13 * 8, accelerator_keys=13)

@@ -56,6 +56,12 @@ MAY_IMPORT_TENSORFLOW = {
     "keras_sam/backend/cores.py": "asks for the number of threads, on that backend only",
     "keras_sam/backend/loops.py": "stacks the rounds of loops, on that backend only",
     "keras_sam/backend/derivatives.py": "differentiates, with the backend's own means",
+    "keras_sam/backend/own_gradient.py": "the same, where a library has a gradient",
+    "keras_sam/backend/libraries.py": "asks for libraries, on their backend only",
+    "keras_sam/backend/precision.py": "products with wider sums, on JAX only",
+    "keras_sam/attention/library.py": "calls the kernels of JAX and PyTorch",
+    "keras_sam/attention/pallas.py": "lays out kernels of JAX, on that backend only",
+    "keras_sam/attention/pallas_kernels.py": "is imported on JAX only",
 }
 
 # Files of more than 300 lines, with the reason.
@@ -63,6 +69,7 @@ LONG = {
     "keras_sam/layers/selective_attention.py": "half of it is its docstring and lists",
     "keras_sam/attention/flash.py": "two passes, and the tiles that they loop over",
     "keras_sam/layers/_multi_head.py": "a third of it lists arguments, stored and saved",
+    "keras_sam/attention/pallas_kernels.py": "three programs that share their tiles",
     "keras_sam/scores/additive.py": "a score with its kernel, as long as both together",
 }
 

@@ -23,7 +23,7 @@ from keras import ops
 from keras_sam import CrossAttention, SelfAttention, normalizers, record_attention
 from keras_sam.attention import penalty, reference, selective
 from keras_sam.attention.blocks import Blocks
-from keras_sam.attention.policy import Plan
+from keras_sam.attention.plan import Plan
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Constants, Inputs, Request
 from keras_sam.backend.xla import compiled

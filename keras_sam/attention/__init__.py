@@ -1,16 +1,25 @@
 """One call of attention, from what is asked to the kernel that answers."""
 
+import dataclasses
+
 import keras
 from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam import normalizers, scores
-from keras_sam.attention import gradient, positions, reference, request
+from keras_sam.attention import explanations, gradient, library, positions, reference
+from keras_sam.attention import plan as plans
 from keras_sam.attention import policy as policies
+from keras_sam.attention import request as requests
 from keras_sam.backend import portable, precision
 from keras_sam.normalizers import masking
 
-__all__ = ["attend"]
+__all__ = ["Explanation", "attend", "explain"]
+
+Explanation, explain = explanations.Explanation, explanations.explain
+
+# Scores that leave the keys as they are, however many heads share them.
+LEAVE_KEYS = (scores.Dot, scores.ScaledDot)
 
 
 def attend(
@@ -99,8 +108,9 @@ def attend(
     _check_shapes(query, key, value)
     query = _without_padding(query, query_mask)
     key, value = (_without_padding(x, key_mask) for x in (key, value))
-    key, value = (_repeat_heads(x, query.shape[1]) for x in (key, value))
     score = _own_score(score, query, key)
+    if type(score) not in LEAVE_KEYS:
+        key, value = (_repeat_heads(x, query.shape[1]) for x in (key, value))
     query, key = score.project(query, key)
     compare, operands = score.as_function()
     window = check.positive_integer("sliding_window", sliding_window, optional=True)
@@ -108,7 +118,7 @@ def attend(
     if not isinstance(normalizer, str) and not callable(normalizer):
         expected = "a name or something to call"
         raise check.invalid("normalizer", expected, normalizer)
-    asked = request.Request(
+    asked = requests.Request(
         compare,
         normalizers.get(normalizer) if isinstance(normalizer, str) else normalizer,
         positions.Positions(check.boolean("causal", causal), window),
@@ -118,20 +128,25 @@ def attend(
     if selective and not causal:
         expected = "False where `causal` is"
         raise check.invalid("selective", expected, selective)
-    constants = request.Constants(
+    constants = requests.Constants(
         mask=_boolean(mask),
         key_mask=_boolean(key_mask),
         query_mask=_boolean(query_mask),
         seed=_draw(seed) if dropout else None,
     )
-    inputs = request.Inputs(query, key, value, bias, operands)
+    inputs = requests.Inputs(query, key, value, bias, operands)
+    sizes = requests.Sizes.of(inputs)
     if block_size is None or return_attention_scores or portable.is_portable():
+        explanations.note("reference", "all rows at once are asked for", sizes)
         output, weights = reference.attend(inputs, constants, asked)
         output = ops.cast(output, given)
         return (output, weights) if return_attention_scores else output
-    inputs, asked = _fold_temperature(_widen(inputs), asked)
-    sizes, device = request.Sizes.of(inputs), policies.Device.current()
-    plan = (policy or policies.DEFAULT).choose(asked, sizes, device, block_size)
+    asked, temperature = _without_temperature(asked)
+    plan = _plan(inputs, constants, asked, sizes, policy or policies.DEFAULT, block_size)
+    explanations.note(plan.kernel, plan.reason, sizes)
+    if plan.kernel not in policies.FUSED:
+        inputs = inputs.repeated()
+    inputs = _fold_temperature(_widened(inputs, plan.narrow), temperature)
     output = gradient.run(inputs, constants, asked, plan)
     shape = (*ops.shape(query)[:3], ops.shape(value)[3])
     output = ops.cast(ops.reshape(output, shape), given)
@@ -218,22 +233,43 @@ def _draw(seed):
     return ops.convert_to_tensor([check.integer("seed", seed), 0], "int32")
 
 
-def _widen(inputs):
-    """Casts to float32, or float64, in which kernels compute."""
-    dtype = precision.wide(inputs.query.dtype)
-    tensors = (None if x is None else ops.cast(x, dtype) for x in inputs[:4])
-    return request.Inputs(*tensors, tuple(ops.cast(x, dtype) for x in inputs.operands))
+def _plan(inputs, constants, asked, sizes, policy, block_size):
+    """Returns the plan of a call; where a library refuses it, the next best one."""
+    device = plans.Device.current()
+    traits = requests.Traits.of(inputs, constants)
+    plan = policy.choose(asked, sizes, device, block_size, traits=traits)
+    if plan.kernel != "library" or policy.kernel is not None:
+        return plan
+    refusal = library.refusal(inputs, constants, asked, device)
+    if refusal is None:
+        return plan
+    without = dataclasses.replace(device, library=None)
+    plan = policy.choose(asked, sizes, without, block_size, traits=traits)
+    return dataclasses.replace(plan, reason=f"{device.library} refused: {refusal}")
 
 
-def _fold_temperature(inputs, asked):
-    """Divides the query by the temperature of a softmax, which is 1 afterwards."""
+def _widened(inputs, narrow):
+    """Casts to float32, or float64, in which kernels compute that are not narrow."""
+    if not narrow:
+        return inputs.widened()
+    bias = inputs.bias
+    return inputs._replace(bias=None if bias is None else precision.widened(bias))
+
+
+def _without_temperature(asked):
+    """Returns a request for a softmax of temperature 1, and the temperature it had."""
     normalizer = asked.normalizer
     is_softmax = type(normalizer) is normalizers.Softmax and not asked.selective
     if not is_softmax or not asked.score.is_dot_product or normalizer.temperature == 1:
-        return inputs, asked
-    temperature = normalizer.temperature
+        return asked, 1
+    return asked.with_normalizer(normalizers.Softmax()), normalizer.temperature
+
+
+def _fold_temperature(inputs, temperature):
+    """Divides the query by the temperature of a softmax."""
+    if temperature == 1:
+        return inputs
     bias = inputs.bias
     if bias is not None:  # what masks has to mask as well afterwards
         bias = ops.where(masking.unmasked(bias), bias / temperature, bias)
-    inputs = inputs._replace(query=inputs.query / temperature, bias=bias)
-    return inputs, asked.with_normalizer(normalizers.Softmax())
+    return inputs._replace(query=inputs.query / temperature, bias=bias)

@@ -18,7 +18,7 @@ from keras_sam.attention.request import Inputs
 from keras_sam.attention.row_blocks import RowBlocks
 from keras_sam.attention.shares import share_out
 from keras_sam.backend.derivatives import vjp
-from keras_sam.backend.precision import matmul
+from keras_sam.backend.precision import is_wide, product, wide
 from keras_sam.normalizers.masking import attention_weights
 
 
@@ -73,9 +73,9 @@ def block_inputs(cut, block, inputs):
 def scores_of(given, request):
     """Returns the scores of a block, without the bias."""
     if request.score.is_dot_product:
-        return matmul(given.query, given.key)
+        return product(given.query, given.key)
     scores = request.score(given.operands, given.query, ops.swapaxes(given.key, 2, 3))
-    return ops.cast(scores, given.query.dtype)
+    return ops.cast(scores, wide(given.query.dtype))
 
 
 def attend_block(cut, block, given):
@@ -97,6 +97,8 @@ def attend_scored(cut, block, value, scores, bias):
 def _sum_values(cut, block, weights, value):
     if cut.request.dropout:
         weights = weights * cut.dropout_mask(block)
+    if not is_wide(value):
+        return ops.cast(product(weights, ops.swapaxes(value, 2, 3)), value.dtype)
     # The gradient of an einsum over a turned value is the faster product.
     return ops.einsum("bhts,bhds->bhtd", weights, value)
 
@@ -115,10 +117,11 @@ def _by_hand(cut, block, given, output, upstream):
     value = given.value
     d_scores = gradients_of_scores(weights, factors, value, output, upstream)
     dropped = weights if factors is None else weights * factors
+    d_query = product(d_scores, block.of_keys(cut.key_rows))
     return Inputs(
-        query=matmul(d_scores, block.of_keys(cut.key_rows)),
-        key=matmul(ops.swapaxes(given.query, 2, 3), d_scores),
-        value=matmul(ops.swapaxes(upstream, 2, 3), dropped),
+        query=ops.cast(d_query, given.query.dtype),
+        key=product(ops.swapaxes(given.query, 2, 3), d_scores),
+        value=product(ops.swapaxes(upstream, 2, 3), dropped),
         bias=None if given.bias is None else d_scores,
     )
 
@@ -157,8 +160,8 @@ def collect_gradients(inputs, cut, one_block, sums=None, reverse=False):
         bias = sums["bias"][:batch, :, :length]
     return Inputs(
         query=rows["query"],
-        key=ops.swapaxes(of_keys["key"], 2, 3),
-        value=ops.swapaxes(of_keys["value"], 2, 3),
+        key=ops.cast(ops.swapaxes(of_keys["key"], 2, 3), inputs.key.dtype),
+        value=ops.cast(ops.swapaxes(of_keys["value"], 2, 3), inputs.value.dtype),
         bias=bias,
         operands=operands,
     )

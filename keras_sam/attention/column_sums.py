@@ -15,7 +15,8 @@ from keras import ops
 
 from keras_sam import normalizers
 from keras_sam.attention import chunked, reference
-from keras_sam.attention.policy import DEFAULT, Device
+from keras_sam.attention.plan import Device
+from keras_sam.attention.policy import DEFAULT
 from keras_sam.attention.request import Constants, Inputs, Request, Sizes
 from keras_sam.attention.row_blocks import RowBlocks
 from keras_sam.backend.derivatives import vjp, with_gradient

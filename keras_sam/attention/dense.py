@@ -8,8 +8,8 @@ differentiation::
     o = w @ v                              ds = w * (do @ v^T - sum(do * o))
                                            dq = ds @ k          dk = ds^T @ q
 
-Two steps cost nothing, because they become one more channel of a product: a mask of the
-keys is added to the scores, and `sum(do * o)` is taken off `do @ v^T`::
+Two steps cost nothing in float32, where they become one more channel of a product: a mask
+of the keys is added to the scores, and `sum(do * o)` is taken off `do @ v^T`::
 
     [q, 1] @ [k, mask] ^ T[do, -sum(do * o)] @ [v, 1] ^ T
 """
@@ -21,7 +21,7 @@ from keras import ops
 from keras_sam.attention.blocks import sum_to_shape
 from keras_sam.attention.reference import all_dropout_factors, pair_mask
 from keras_sam.attention.request import Inputs
-from keras_sam.backend.precision import matmul, maximum
+from keras_sam.backend.precision import is_wide, maximum, product, widened
 from keras_sam.normalizers.masking import MASKED, both, unmasked
 from keras_sam.normalizers.softmax import softmax
 
@@ -38,7 +38,7 @@ def forward(inputs, constants, *, request):
     weights = _weights(inputs, constants, request)
     factors = _factors(weights, constants, request)
     dropped = weights if factors is None else weights * factors
-    return matmul(dropped, inputs.value), weights
+    return ops.cast(product(dropped, inputs.value), inputs.query.dtype), weights
 
 
 def backward(inputs, constants, output, weights, upstream, *, request):
@@ -48,9 +48,9 @@ def backward(inputs, constants, output, weights, upstream, *, request):
     d_scores = gradients_of_scores(weights, factors, turn(value), output, upstream)
     dropped = weights if factors is None else weights * factors
     return Inputs(
-        query=matmul(d_scores, key),
-        key=turn(matmul(turn(query), d_scores)),
-        value=turn(matmul(turn(upstream), dropped)),
+        query=ops.cast(product(d_scores, key), query.dtype),
+        key=ops.cast(turn(product(turn(query), d_scores)), key.dtype),
+        value=ops.cast(turn(product(turn(upstream), dropped)), value.dtype),
         bias=None if bias is None else sum_to_shape(d_scores, bias.shape),
     )
 
@@ -65,11 +65,13 @@ def softmax_weights(query, turned_key, bias, key_mask, mask):
         key_mask: Boolean `(B, 1, 1, S)`, or None. Ignored where there is a `mask`.
         mask: Boolean that broadcasts to the weights and includes `key_mask`, or None.
     """
-    if mask is None and key_mask is not None:
+    if mask is None and key_mask is not None and is_wide(query):
         offsets = ops.where(key_mask, ops.zeros_like(turned_key[:, :, :1]), MASKED)
         turned_key = ops.concatenate([turned_key, offsets], axis=2)
         query = ops.concatenate([query, ops.ones_like(query[..., :1])], axis=-1)
-    scores = matmul(query, turned_key)
+    elif mask is None:
+        mask = key_mask
+    scores = product(query, turned_key)
     if bias is not None:
         scores = scores + maximum(bias, MASKED)
     if mask is not None:
@@ -91,12 +93,14 @@ def gradients_of_scores(weights, factors, turned_value, output, upstream):
         output: `(B, H, T, Dv)`.
         upstream: The gradient of the output.
     """
-    delta = ops.sum(upstream * output, axis=-1, keepdims=True)
+    delta = ops.sum(widened(upstream) * widened(output), axis=-1, keepdims=True)
     if factors is not None:
-        return weights * (factors * matmul(upstream, turned_value) - delta)
+        return weights * (factors * product(upstream, turned_value) - delta)
+    if not is_wide(upstream):  # which would round `delta`
+        return weights * (product(upstream, turned_value) - delta)
     ones = ops.ones_like(turned_value[:, :, :1])
     upstream = ops.concatenate([upstream, -delta], axis=-1)
-    return weights * matmul(upstream, ops.concatenate([turned_value, ones], axis=2))
+    return weights * product(upstream, ops.concatenate([turned_value, ones], axis=2))
 
 
 def turn(tensor):

@@ -41,7 +41,7 @@ from keras_sam.attention.request import Inputs, Sizes
 from keras_sam.attention.row_blocks import CutCall
 from keras_sam.attention.shares import share_out
 from keras_sam.backend.loops import loop
-from keras_sam.backend.precision import matmul, maximum
+from keras_sam.backend.precision import maximum, product, wide, widened
 from keras_sam.backend.reductions import fused_sum
 from keras_sam.backend.xla import on_cpu
 from keras_sam.normalizers.masking import both, unmasked
@@ -69,7 +69,10 @@ def forward(inputs, constants, *, request, blocks):
     tiles = Tiles(inputs, constants, request, blocks)
     small_rows = _rows_of_small_scores(inputs, constants, request) if on_cpu() else None
     small_rows = None if small_rows is None else tiles.pad(small_rows, 1.0)
-    depth = ops.shape(inputs.value)[3]
+    depth, dtype = ops.shape(inputs.value)[3], inputs.query.dtype
+
+    def narrow(tensor):
+        return ops.cast(tensor, dtype)
 
     def one_block(block, carry):
         query = block.of_rows(tiles.query)
@@ -85,7 +88,7 @@ def forward(inputs, constants, *, request, blocks):
             total = ops.sum(weights, axis=-1, keepdims=True)
             if request.dropout:
                 weights = weights * tiles.dropout_mask(tile)
-            output = matmul(weights, tile.of_keys(tiles.value_rows))
+            output = product(weights, tile.of_keys(tiles.value_rows))
             shrink = ops.exp(sums["largest"] - largest)
             return {
                 "output": sums["output"] * shrink + output,
@@ -93,10 +96,10 @@ def forward(inputs, constants, *, request, blocks):
                 "largest": largest,
             }
 
-        nothing = ops.zeros_like(query[..., :1])
+        nothing = widened(ops.zeros_like(query[..., :1]))
         lowest = nothing + LOWEST
         sums = {
-            "output": ops.zeros((*block.size[:3], depth), query.dtype),
+            "output": ops.zeros((*block.size[:3], depth), nothing.dtype),
             "total": nothing,
             "largest": lowest if small is None else ops.where(small, nothing, lowest),
         }
@@ -105,11 +108,11 @@ def forward(inputs, constants, *, request, blocks):
         total = ops.where(sums["total"] > 0.0, sums["total"], 1.0)
         kept = ops.concatenate([sums["largest"], ops.log(total)], axis=-1)
         return {
-            "output": block.put_rows(carry["output"], sums["output"] / total),
+            "output": block.put_rows(carry["output"], narrow(sums["output"] / total)),
             "kept": block.put_rows(carry["kept"], kept),
         }
 
-    carry = {"output": tiles.empty(depth), "kept": tiles.empty(2)}
+    carry = {"output": tiles.empty(depth, dtype), "kept": tiles.empty(2, wide(dtype))}
     carry = tiles.for_each_block(one_block, carry)
     return tiles.cut(carry["output"]), tiles.cut(carry["kept"])
 
@@ -117,7 +120,7 @@ def forward(inputs, constants, *, request, blocks):
 def backward(inputs, constants, output, kept, upstream, *, request, blocks):
     """Returns the gradients as `Inputs`."""
     tiles = Tiles(inputs, constants, request, blocks)
-    delta = fused_sum(upstream * output, (3,))[..., None]
+    delta = fused_sum(widened(upstream) * widened(output), (3,))[..., None]
     upstream, delta = tiles.pad(upstream), tiles.pad(delta)
     # The rows that fill up the last block have no weights, whatever bias there is.
     rows_kept = tiles.pad(kept, -NEVER)
@@ -131,15 +134,15 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
         def one_tile(tile, carry):
             scores = _scores(tiles, tile, query)
             weights = ops.exp(scores - largest - log_total)
-            d_weights = matmul(d_output, tile.of_turned_keys(tiles.value))
+            d_weights = product(d_output, tile.of_turned_keys(tiles.value))
             dropped = weights
             if request.dropout:
                 factor = tiles.dropout_mask(tile)
                 dropped, d_weights = weights * factor, d_weights * factor
             d_scores = weights * (d_weights - d_total)
-            d_query = matmul(d_scores, tile.of_keys(tiles.key_rows))
-            d_key = matmul(turned, d_scores)
-            d_value = matmul(turned_upstream, dropped)
+            d_query = product(d_scores, tile.of_keys(tiles.key_rows))
+            d_key = product(turned, d_scores)
+            d_value = product(turned_upstream, dropped)
             carry = {
                 **carry,
                 "rows": carry["rows"] + d_query,
@@ -150,15 +153,15 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
                 carry["bias"] = tile.add_pairs(carry["bias"], d_scores)
             return carry
 
-        carry = {**carry, "rows": ops.zeros_like(query)}
+        carry = {**carry, "rows": widened(ops.zeros_like(query))}
         carry = tiles.for_each_tile(block, one_tile, carry)
-        d_query = carry.pop("rows")
+        d_query = ops.cast(carry.pop("rows"), query.dtype)
         return {**carry, "query": block.put_rows(carry["query"], d_query)}
 
     carry = {
         "query": ops.zeros_like(tiles.query),
-        "key": ops.zeros_like(tiles.key),
-        "value": ops.zeros_like(tiles.value),
+        "key": widened(ops.zeros_like(tiles.key)),
+        "value": widened(ops.zeros_like(tiles.value)),
     }
     if tiles.bias is not None:
         carry["bias"] = ops.zeros_like(tiles.bias)
@@ -169,15 +172,15 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
         bias = carry["bias"][:batch, :, :rows]
     return Inputs(
         query=tiles.cut(carry["query"]),
-        key=turn(carry["key"])[: tiles.batch],
-        value=turn(carry["value"])[: tiles.batch],
+        key=ops.cast(turn(carry["key"])[: tiles.batch], inputs.key.dtype),
+        value=ops.cast(turn(carry["value"])[: tiles.batch], inputs.value.dtype),
         bias=bias,
     )
 
 
 def _scores(tiles, tile, query):
     """The scores of a tile; those that do not count are `NEVER`."""
-    scores = matmul(query, tile.of_turned_keys(tiles.key))  # (..., rows, width)
+    scores = product(query, tile.of_turned_keys(tiles.key))  # (..., rows, width)
     allowed = tiles.allowed(tile)
     if tiles.bias is not None:
         bias = tile.of_pairs(tiles.bias)
@@ -274,10 +277,10 @@ class Tiles(CutCall):
         self.width = smaller(self.key_length, blocks.keys)
         self.lead = examples, heads
 
-    def empty(self, depth):
+    def empty(self, depth, dtype):
         """Returns zeros for all rows, of a depth."""
         shape = (self.all_examples, self.heads, self.all_rows, depth)
-        return ops.zeros(shape, self.query.dtype)
+        return ops.zeros(shape, dtype)
 
     def for_each_block(self, body, carry):
         """Runs `carry = body(block, carry)` for each block of rows, with all keys."""

@@ -8,9 +8,11 @@ import functools
 
 from keras import ops
 
-from keras_sam.attention import policy, reference
+from keras_sam.attention import library, policy, reference
+from keras_sam.attention.plan import Plan
 from keras_sam.attention.request import Inputs, Sizes
 from keras_sam.backend.derivatives import vjp, with_gradient
+from keras_sam.backend.own_gradient import with_own_gradient
 from keras_sam.backend.xla import graph_of_any_sizes
 
 
@@ -25,8 +27,24 @@ def run(inputs, constants, request, plan):
         inputs: `Inputs`.
         constants: `Constants`.
         request: `Request`.
-        plan: `policy.Plan`.
+        plan: `Plan`.
     """
+    given = {name: x for name, x in inputs._asdict().items() if x is not None}
+
+    def again(given, constants, upstream):
+        def attend(given):
+            inputs = Inputs(**given).repeated().widened()
+            output = reference.attend(inputs, constants, request)[0]
+            return [ops.cast(output, upstream[0].dtype)]
+
+        return vjp(attend, given, upstream)
+
+    if plan.kernel == "library":
+
+        def attend(given, constants):
+            return library.attend(Inputs(**given), constants, request)
+
+        return with_own_gradient(attend, again)(given, constants)
     kernel = _passes(request, plan)
 
     def forward(given, constants):
@@ -38,13 +56,6 @@ def run(inputs, constants, request, plan):
         of_rows = *outputs, residuals, *upstream
         return _in_shape_of(given, kernel[1](inputs, constants, *of_rows))
 
-    def again(given, constants, upstream):
-        def attend(given):
-            return [reference.attend(Inputs(**given), constants, request)[0]]
-
-        return vjp(attend, given, upstream)
-
-    given = {name: x for name, x in inputs._asdict().items() if x is not None}
     return with_gradient(forward, backward, again)(given, constants)[0]
 
 
@@ -55,7 +66,7 @@ def _passes(request, plan):
         kernel = _graphs_of_any_sizes(*kernel)
     if plan.few_kernel is None:
         return kernel
-    few = policy.passes(request, policy.Plan(plan.few_kernel))
+    few = policy.passes(request, Plan(plan.few_kernel))
     return _either(few, kernel, plan.few_pairs)
 
 

@@ -7,72 +7,30 @@ number. A new kernel is a file and a row in `KERNELS`; tests choose with the arg
 
 import dataclasses
 
-import keras
-
-from keras_sam.attention import chunked, dense, flash, reference, selective
+from keras_sam.attention import (
+    chunked,
+    dense,
+    flash,
+    library,
+    pallas,
+    reference,
+    selective,
+)
 from keras_sam.attention.blocks import Blocks
-from keras_sam.backend.cores import processors
-from keras_sam.backend.xla import on_cpu, runs_eagerly
+from keras_sam.attention.plan import Plan
+from keras_sam.attention.request import Traits
 
-# The modules with `passes(request, plan)`.
+# The modules with `passes(request, plan)`; `library` has a gradient of its own.
 KERNELS = {
     "reference": reference,
     "dense": dense,
     "chunked": chunked,
     "flash": flash,
     "selective": selective,
+    "pallas": pallas,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """Where a call runs.
-
-    Args:
-        backend: `"tensorflow"`, `"jax"` or `"torch"`.
-        cpu: Whether tensors are on a CPU, and not on an accelerator.
-        eager: Whether each operation runs at once.
-        cores: The number of compiled functions that can run at the same time.
-    """
-
-    backend: str
-    cpu: bool
-    eager: bool
-    cores: int
-
-    @classmethod
-    def current(cls):
-        """Returns the device of the call that is being made."""
-        backend = keras.backend.backend()
-        return cls(backend, on_cpu(), runs_eagerly(), processors())
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How a call is computed.
-
-    Args:
-        kernel: A name in `KERNELS`.
-        blocks: `Blocks`, where the kernel has any.
-        blocks_backward: `Blocks` for the backward pass, if they differ.
-        compiled: Whether XLA compiles the kernel by itself, on TensorFlow.
-        cores: Whether the heads are shared out over the cores.
-        one_by_one: Whether one example follows the other.
-        few_kernel: The kernel for calls of at most `few_pairs` pairs of a row and a key,
-            if that is decided when the call runs, because sizes are unknown before.
-        few_pairs: See there.
-        any_sizes: Whether one graph is traced for all sizes, in eager calls.
-    """
-
-    kernel: str
-    blocks: Blocks | None = None
-    blocks_backward: Blocks | None = None
-    compiled: bool = False
-    cores: bool = False
-    one_by_one: bool = False
-    few_kernel: str | None = None
-    few_pairs: int = 0
-    any_sizes: bool = False
+# Kernels that multiply numbers as narrow as they come, and know heads that share keys.
+FUSED = ("library", "pallas")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +64,8 @@ class Policy:
             large products: 256 MiB of float32.
         accelerator_keys: The keys of a tile on an accelerator.
         selective_pairs: The pairs of a block of selective attention.
+        library_masked_pairs: PyTorch gets a mask of at most so many pairs, 256 MiB.
+        fused_pairs: Pallas kernels run from so many pairs of a head on. Not measured.
         kernel: The name of the kernel, whatever would be chosen; for tests.
         compiled: Whether kernels are compiled, whatever would be chosen; for tests.
     """
@@ -125,21 +85,51 @@ class Policy:
     accelerator_pairs: int = 2**26
     accelerator_keys: int = 4096
     selective_pairs: int = 2**19
+    library_masked_pairs: int = 2**28
+    fused_pairs: int = 2**18
     kernel: str | None = None
     compiled: bool | None = None
 
-    def choose(self, request, sizes, device, block_size="auto"):
+    def choose(self, request, sizes, device, block_size="auto", traits=None):
         """Returns the `Plan` of a call.
 
         Args:
             request: `Request`.
             sizes: `Sizes`; those that are no integers are unknown yet.
-            device: `Device`.
+            device: `plan.Device`.
             block_size: `"auto"`, the number of rows of a block, or None for all rows at
                 once.
+            traits: `Traits`; None are those of a call in float32 without masks.
         """
         if block_size is None or _is_empty(sizes):
-            return Plan("reference")
+            return Plan("reference", reason="all rows at once are asked for, or none")
+        traits = traits or Traits(value_depth=sizes.depth)
+        fused, reason = self._fused(request, sizes, device, block_size, traits)
+        if fused is not None:
+            return Plan(fused, narrow=True, reason=reason)
+        plan = self._looped(request, sizes, device, block_size)
+        # Other scores have steps of their own, which want to be wide.
+        narrow = device.backend == "jax" and not device.cpu and not request.selective
+        narrow = narrow and request.score.is_dot_product
+        return dataclasses.replace(plan, narrow=narrow, reason=reason)
+
+    def _fused(self, request, sizes, device, block_size, traits):
+        """Returns the fused kernel, or None, and why those before it are not taken."""
+        if self.kernel in FUSED:
+            return self.kernel, "this kernel is asked for"
+        if self.kernel is not None or block_size != "auto":
+            return None, "a kernel or a block size is asked for"
+        given = request, sizes, device, traits
+        against_library = library.objection(*given, self)
+        if against_library is None:
+            return "library", f"{device.library} computes the same"
+        against_pallas = pallas.objection(*given, self)
+        if against_pallas is None:
+            return "pallas", against_library
+        return None, f"{against_library}; {against_pallas}"
+
+    def _looped(self, request, sizes, device, block_size):
+        """Returns the plan of a kernel made of the backend's own operations."""
         softmax = request.is_softmax_of_dot_products
         few_kernel = "dense" if softmax else "reference"
         few_pairs = self._few_pairs(request, sizes, device)

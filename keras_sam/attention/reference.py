@@ -31,11 +31,12 @@ def passes(request, plan):
     """Returns the forward and the backward pass, which computes all again."""
 
     def forward(inputs, constants):
-        return attend(inputs, constants, request)[0], ()
+        output = attend(inputs.widened(), constants, request)[0]
+        return ops.cast(output, inputs.query.dtype), ()
 
     def backward(inputs, constants, output, residuals, upstream):
         def attend_again(present):
-            return attend(Inputs(**present), constants, request)[0]
+            return forward(Inputs(**present), constants)[0]
 
         present = {name: x for name, x in inputs._asdict().items() if x is not None}
         return Inputs(**vjp(attend_again, present, upstream))

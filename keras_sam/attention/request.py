@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from keras_sam import normalizers
 from keras_sam.attention.positions import Positions
+from keras_sam.backend.precision import wide
 
 ALL_PAIRS = Positions()
 
@@ -51,8 +53,9 @@ class Inputs(NamedTuple):
 
     Args:
         query: `(B, H, T, D)`.
-        key: `(B, H, S, D)`.
-        value: `(B, H, S, Dv)`.
+        key: `(B, H, S, D)`. The kernels `library` and `pallas` also take fewer heads, each
+            of which a group of query heads shares.
+        value: `(B, as key, S, Dv)`.
         bias: `(B or 1, H or 1, T or 1, S or 1)`, or None.
         operands: A tuple of tensors, the weights of the score.
     """
@@ -62,6 +65,20 @@ class Inputs(NamedTuple):
     value: Any
     bias: Any = None
     operands: tuple = ()
+
+    def repeated(self):
+        """Returns the same with as many heads of keys as of queries."""
+        groups = self.query.shape[1] // self.key.shape[1]
+        if groups == 1:
+            return self
+        key, value = (ops.repeat(x, groups, axis=1) for x in (self.key, self.value))
+        return self._replace(key=key, value=value)
+
+    def widened(self):
+        """Returns the same in float32, or float64, in which sums are computed."""
+        dtype = wide(self.query.dtype)
+        tensors = (None if x is None else ops.cast(x, dtype) for x in self[:4])
+        return Inputs(*tensors, tuple(ops.cast(x, dtype) for x in self.operands))
 
 
 class Constants(NamedTuple):
@@ -98,3 +115,36 @@ class Sizes(NamedTuple):
         """Returns the sizes of `Inputs`."""
         batch, heads, rows, depth = ops.shape(inputs.query)
         return cls(batch, heads, rows, ops.shape(inputs.key)[2], depth)
+
+
+class Traits(NamedTuple):
+    """What a choice of kernel depends on beside the request, the sizes and the device.
+
+    Args:
+        dtype: The dtype of the query, a string.
+        value_depth: The channels of a value.
+        mask: The shape of `Constants.mask`, or None.
+        bias: The shape of `Inputs.bias`, or None.
+        key_mask: Whether there is one.
+    """
+
+    dtype: str = "float32"
+    value_depth: Any = None
+    mask: tuple | None = None
+    bias: tuple | None = None
+    key_mask: bool = False
+
+    @classmethod
+    def of(cls, inputs, constants):
+        """Returns the traits of `Inputs` and `Constants`."""
+
+        def shape(tensor):
+            return None if tensor is None else tuple(tensor.shape)
+
+        return cls(
+            keras.backend.standardize_dtype(inputs.query.dtype),
+            inputs.value.shape[3],
+            shape(constants.mask),
+            shape(inputs.bias),
+            constants.key_mask is not None,
+        )

@@ -15,7 +15,7 @@ from keras_sam.attention.dropout import dropout_mask
 from keras_sam.attention.positions import ceil
 from keras_sam.attention.request import Sizes
 from keras_sam.backend.loops import stack
-from keras_sam.backend.precision import maximum
+from keras_sam.backend.precision import maximum, wide
 from keras_sam.normalizers.masking import MASKED, both
 
 
@@ -102,7 +102,7 @@ class CutCall:
         example = self.constants.example_offset + example[:, None]
         at = example, self.constants.head_offset + head, rows, keys
         mask = dropout_mask(self.constants.seed, *at, self.request.dropout)
-        return ops.cast(mask, self.query.dtype)
+        return ops.cast(mask, wide(self.query.dtype))
 
 
 class RowBlocks(CutCall):
@@ -159,7 +159,7 @@ class RowBlocks(CutCall):
             joined = {n: _concatenate([piece[n] for piece in pieces]) for n in dtypes}
             return {**joined, **sums}, carry
 
-        of_keys = dict.fromkeys(keys, self.query.dtype)
+        of_keys = dict.fromkeys(keys, wide(self.query.dtype))
         count = ceil(self.batch, examples) * columns
         stacked, carry = stack(one_lead, count, carry, {**dtypes, **of_keys}, parallel=2)
         whole = {name: self._join_leads(x) for name, x in stacked.items()}
@@ -187,7 +187,7 @@ class RowBlocks(CutCall):
 
     def _zeros_of_lead(self, tensor):
         _, _, depth, length = ops.shape(tensor)
-        return ops.zeros((*self.lead, depth, length), tensor.dtype)
+        return ops.zeros((*self.lead, depth, length), wide(tensor.dtype))
 
     def _join_rows(self, tensor, reverse):
         """Makes `(blocks, examples, heads, rows, depth)` into `(.., .., T, depth)`."""

@@ -18,7 +18,7 @@ def share_out(forward, backward, plan, keeps_rows=False):
     Args:
         forward: See `gradient.run`.
         backward: See `gradient.run`.
-        plan: `policy.Plan`.
+        plan: `plan.Plan`.
         keeps_rows: Whether the residuals are a tensor `(B, H, T, n)`; they are empty
             otherwise.
     """

@@ -27,6 +27,12 @@ def with_gradient(forward, backward, again):
     `inputs` is a structure of float tensors, `constants` one of any tensors or Nones.
     """
 
+    return _custom(forward, differentiable_backward(backward, again))
+
+
+def differentiable_backward(backward, again):
+    """Returns `backward` with a derivative of its own; see `with_gradient`."""
+
     def backward_alone(both, kept):
         constants, outputs, residuals = kept
         inputs, upstream = both
@@ -40,14 +46,14 @@ def with_gradient(forward, backward, again):
 
         return vjp(gradients, both, upstream)
 
-    differentiable_backward = _custom(backward_alone, derivative_of_backward)
+    run = _custom(backward_alone, derivative_of_backward)
 
     def rule(inputs, constants, outputs, residuals, upstream):
         kept = (constants, outputs, residuals)
-        flat = differentiable_backward((inputs, upstream), kept)
+        flat = run((inputs, upstream), kept)
         return keras.tree.pack_sequence_as(inputs, flat)
 
-    return _custom(forward, rule)
+    return rule
 
 
 def _custom(forward, rule):
