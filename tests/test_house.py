@@ -62,6 +62,7 @@ MAY_IMPORT_TENSORFLOW = {
     "keras_sam/attention/library.py": "calls the kernels of JAX and PyTorch",
     "keras_sam/attention/pallas.py": "lays out kernels of JAX, on that backend only",
     "keras_sam/attention/pallas_kernels.py": "is imported on JAX only",
+    "keras_sam/scores/additive_pallas.py": "is imported on JAX only",
 }
 
 # Files of more than 300 lines, with the reason.

@@ -138,7 +138,7 @@ def attend(
     sizes = requests.Sizes.of(inputs)
     if block_size is None or return_attention_scores or portable.is_portable():
         explanations.note("reference", "all rows at once are asked for", sizes)
-        output, weights = reference.attend(inputs, constants, asked)
+        output, weights = reference.attend(inputs.repeated(), constants, asked)
         output = ops.cast(output, given)
         return (output, weights) if return_attention_scores else output
     asked, temperature = _without_temperature(asked)

@@ -86,9 +86,15 @@ class Program:
             end = jnp.minimum(last, end)
         return begin, end
 
-    def dot(self, x, y, **turned):
-        """Returns the product of two matrices, in float32."""
-        return pl.dot(x, y, allow_tf32=self.tf32, **turned)
+    def dot(self, x, y, trans_a=False, trans_b=False):
+        """Returns the product of two matrices, with float32 sums."""
+        return lax.dot_general(
+            x,
+            y,
+            (((0 if trans_a else 1,), (1 if trans_b else 0,)), ((), ())),
+            precision=lax.Precision.HIGH if self.tf32 else lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
+        )
 
 
 class Tile:

@@ -35,7 +35,7 @@ class Device:
         """Returns the device of the call that is being made."""
         backend = keras.backend.backend()
         library = libraries.attention_library()
-        fused = libraries.has_triton() and not libraries.is_distributed()
+        fused = libraries.has_fused_kernels()
         return cls(backend, on_cpu(), runs_eagerly(), processors(), library, fused)
 
 

@@ -26,18 +26,18 @@ def attention_library():
     return "cudnn"
 
 
-@functools.cache
-def has_triton():
-    """Returns whether Pallas kernels run: on JAX with an NVIDIA GPU."""
-    return keras.backend.backend() == "jax" and _has_cuda()
+def has_fused_kernels():
+    """Returns whether Pallas kernels run: on JAX with an NVIDIA GPU.
 
-
-def is_distributed():
-    """Returns whether `keras.distribution` shares tensors out over devices.
-
-    XLA does not know how to divide a Pallas kernel: it would gather whole tensors.
+    Not where `keras.distribution` shares tensors out over devices: XLA does not know how
+    to divide a Pallas kernel, and would gather whole tensors.
     """
-    return keras.distribution.distribution() is not None
+    return _has_triton() and keras.distribution.distribution() is None
+
+
+@functools.cache
+def _has_triton():
+    return keras.backend.backend() == "jax" and _has_cuda()
 
 
 def _has_cuda():

@@ -7,17 +7,23 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
+import keras
 import numpy as np
 from keras import ops
 
+from keras_sam.backend.precision import matmul
+from keras_sam.backend.xla import on_cpu
 from keras_sam.normalizers.masking import attention_weights
 
 # How many neighbors in the last spatial axis become channels in `convolve`. Measured for
 # 7 x 7 taps on CPUs with 256-bit vectors: 4 and 16 are within a tenth of it.
 BLOCK = 8
+# So many slices still compile quickly.
+MOST_TAPS = 150
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +87,8 @@ def convolve(maps, kernel, dilation_rate):
 
     Most of it is zeros, and it still takes a fifth of the time of the plain convolution.
 
+    An accelerator has its own reasons; see `convolve_on_accelerator`.
+
     Args:
         maps: Tensor `(B, *spatial, n)`.
         kernel: Tensor `(*kernel_size, n, 1)`.
@@ -89,6 +97,8 @@ def convolve(maps, kernel, dilation_rate):
     Returns:
         A tensor `(B, *spatial, 1)`.
     """
+    if not on_cpu():
+        return convolve_on_accelerator(maps, kernel, dilation_rate)
     *rest, taps, channels, _ = kernel.shape
     width = maps.shape[-2]
     block = BLOCK if width is None else max(min(BLOCK, width), 1)
@@ -111,6 +121,36 @@ def convolve(maps, kernel, dilation_rate):
         dilation_rate=(*dilation_rate[:-1], 1),
     )
     return ops.reshape(packed, (*outer, blocks * block, 1))[..., :length, :]
+
+
+def convolve_on_accelerator(maps, kernel, dilation_rate):
+    """`convolve`, as a product of the taps with what each place sees through them.
+
+    Convolutions of libraries for GPUs are made for many channels: with one going out, the
+    gradient of the kernel is one sum over all places that hardly any core works on, and
+    channels are filled up to eight. XLA makes one loop of the slices here, and the gradient
+    of the kernel is a product of a matrix and a vector. (Not measured on a GPU yet.)
+    PyTorch, which runs each slice by itself, convolves.
+    """
+    *sizes, channels, _ = kernel.shape
+    if keras.backend.backend() == "torch" or math.prod(sizes) > MOST_TAPS:
+        return ops.conv(
+            maps,
+            kernel,
+            padding="same",
+            data_format="channels_last",
+            dilation_rate=dilation_rate,
+        )
+    shape = ops.shape(maps)
+    reaches = [rate * (n - 1) for rate, n in zip(dilation_rate, sizes, strict=True)]
+    margin = [(reach // 2, reach - reach // 2) for reach in reaches]
+    padded = ops.pad(maps, [(0, 0), *margin, (0, 0)])
+    seen = []
+    for tap in itertools.product(*map(range, sizes)):
+        start = (0, *(n * rate for n, rate in zip(tap, dilation_rate, strict=True)), 0)
+        seen.append(ops.slice(padded, start, shape))
+    seen = ops.concatenate(seen, axis=-1)  # (B, *spatial, taps * n)
+    return matmul(seen, ops.reshape(kernel, (math.prod(sizes) * channels, 1)))
 
 
 @functools.cache

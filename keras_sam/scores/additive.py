@@ -14,8 +14,12 @@ where the hidden number is 1 to the last digit. The exponentials are taken once 
 and each key, and inside of the loop over the units: XLA does not make a kernel of its own
 of them otherwise, and then finds no vector code for what reads them. A pair whose row or
 key is so large that its exponential could overflow has a plain tanh instead.
+
+On a GPU divisions cost little, and a kernel for a block of rows by a block of keys is the
+better form: see `additive_pallas`.
 """
 
+import functools
 import math
 
 import keras
@@ -23,6 +27,7 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam.backend.derivatives import vjp, with_gradient
+from keras_sam.backend.libraries import has_fused_kernels
 from keras_sam.backend.portable import is_portable
 from keras_sam.backend.precision import matmul, minimum, wide
 from keras_sam.backend.reductions import fused_sum
@@ -136,10 +141,11 @@ def additive_scores(query, key, vector):
     shape = (*query.shape[1:-2], query.shape[-1])
     vector = ops.broadcast_to(ops.cast(vector, dtype), shape)
     tensors = [ops.cast(query, dtype), ops.cast(key, dtype), vector]
+    run = _fused() if dtype == "float32" and has_fused_kernels() else _unit_by_unit
     hidden = math.prod(n or math.inf for n in (*query.shape, key.shape[-2]))
     if hidden <= FEW_HIDDEN or is_portable():
         return ops.cast(_plain(*tensors), given)
-    return ops.cast(_unit_by_unit([*map(_fill_up, tensors)], ())[0], given)
+    return ops.cast(run([*map(_fill_up, tensors)], ())[0], given)
 
 
 def _fill_up(tensor):
@@ -182,6 +188,14 @@ def _again(inputs, constants, upstream):
 
 
 _unit_by_unit = with_gradient(_forward, _backward, _again)
+
+
+@functools.cache
+def _fused():
+    """Returns the same as `_unit_by_unit`, of kernels for GPUs."""
+    from keras_sam.scores import additive_pallas
+
+    return with_gradient(additive_pallas.forward, additive_pallas.backward, _again)
 
 
 def _by_range(run, query, key, vector, *upstream):
