@@ -281,7 +281,7 @@ def time_attention(case):
     groups = options.get("num_key_value_heads")
     call = {"value": x, "use_causal_mask": causal}
     if groups:
-        theirs = keras.layers.GroupedQueryAttention(
+        theirs = keras.layers.GroupQueryAttention(
             options["key_dim"], options["num_heads"], groups
         )
     else:

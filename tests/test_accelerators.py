@@ -185,6 +185,8 @@ def test_narrow_products_have_wide_sums(way, mask, dtype):
     """The error is that of rounding queries, keys, values, weights and the output once."""
     if BACKEND != "jax" and (way != "library" or BACKEND != "torch"):
         pytest.skip("products are wide")
+    if (BACKEND, way, dtype) == ("jax", "library", "float16"):
+        pytest.skip("XLA's formula has no such product on a CPU")
     policy = Policy(kernel=way)
     if way in ("flash", "chunked", "dense"):
         policy = table.OnAccelerator(
