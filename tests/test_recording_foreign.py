@@ -96,9 +96,9 @@ def test_layers_of_keras(name, length, causal):
     same(again, ops.reshape(recorded, again.shape))
 
 
-@pytest.mark.parametrize(("dropout", "training"), [(0.0, False), (0.5, False), (0.5, True)])
+@pytest.mark.parametrize(("dropout", "training"), [(0.0, False), (0.5, True)])
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("name", KERAS)
+@pytest.mark.parametrize("name", ["multi-head", "grouped", "dot", "concat", "additive"])
 def test_recording_changes_no_bit(name, policy, dropout, training):
     layer, args = KERAS[name](dropout=dropout, dtype=policy), inputs_of(name, S)
     layer(*args)
