@@ -11,7 +11,7 @@ from keras import layers, ops
 from keras.src import backend
 
 from keras_sam import AttentionDetails, SelfAttention, export_saved_model, record_attention
-from keras_sam.foreign.maps import read_dot_products
+from keras_sam.foreign.maps import read_dot_products, read_softmax
 
 B, T, S, C, H = 2, 5, 7, 6, 4
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -181,6 +181,15 @@ def test_dot_products_against_an_oracle(extra, keys, causal):
     expected = oracles.softmax(np.where(allowed, scores, -1e30)) * allowed
     np.testing.assert_allclose(numpy(seen.weights), expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(numpy(seen.allowed), allowed)
+
+
+@pytest.mark.parametrize("behind", [1e6, np.inf, np.nan])
+def test_what_is_behind_a_mask_masks_nothing_else(behind):
+    scores, mask = random(B, H, T, S), np.arange(S) < 4
+    scores[..., 4:] = behind
+    weights = layers.Softmax()(scores, mask=ops.convert_to_tensor(mask))
+    seen = read_softmax(weights, scores, -1, mask)
+    np.testing.assert_array_equal(numpy(seen.allowed), np.broadcast_to(mask, (B, H, T, S)))
 
 
 # Layers of one's own

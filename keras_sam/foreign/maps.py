@@ -46,22 +46,14 @@ def read_softmax(weights, scores, axis, mask=None):
     axes = sorted(a % rank for a in (axis if isinstance(axis, list | tuple) else [axis]))
     if rank < 1 + 2 * len(axes):
         return None
-    allowed = _not_masked(scores, axes)
-    if mask is not None:
-        allowed = ops.logical_and(allowed, as_boolean(mask))
+    allowed = _allowed(scores, axes, None if mask is None else _as_boolean(mask))
     order = [a for a in range(rank) if a not in axes] + axes
     if order != list(range(rank)):
         weights, allowed = (ops.transpose(x, order) for x in (weights, allowed))
-    queries, keys = (
-        weights.shape[-2 * len(axes) :][: len(axes)],
-        weights.shape[-len(axes) :],
-    )
-    return ForeignMap(
-        _four_axes(weights, len(axes)),
-        _four_axes(allowed, len(axes)),
-        _grid(queries),
-        _grid(keys),
-    )
+    count = len(axes)
+    queries, keys = weights.shape[-2 * count : -count], weights.shape[-count:]
+    weights, allowed = _four_axes(weights, count), _four_axes(allowed, count)
+    return ForeignMap(weights, allowed, _grid(queries), _grid(keys))
 
 
 def read_dot_products(
@@ -90,22 +82,19 @@ def read_dot_products(
     query, key = ops.cast(query, wide), ops.cast(key, wide)
     if key.shape[2] != query.shape[2]:
         key = ops.repeat(key, query.shape[2] // key.shape[2], axis=2)
-    scale = (
-        1 / math.sqrt(key.shape[-1])
-        if scale is None
-        else ops.convert_to_tensor(scale, wide)
-    )
-    scores = ops.multiply(ops.einsum("bthd,bshd->bhts", query, key), scale)
+    scale = 1 / math.sqrt(key.shape[-1]) if scale is None else scale
+    scores = ops.einsum("bthd,bshd->bhts", query, key)
+    scores = ops.multiply(scores, ops.convert_to_tensor(scale, wide))
     if bias is not None:
         scores = ops.add(scores, ops.cast(bias, wide))
     if attn_logits_soft_cap is not None:  # TPUs only
         scores = attn_logits_soft_cap * ops.tanh(scores / attn_logits_soft_cap)
-    allowed = _not_masked(scores, [3])
-    if mask is not None:
-        allowed = ops.logical_and(allowed, ops.cast(mask, "bool"))
+    mask = None if mask is None else ops.cast(mask, "bool")
     if is_causal:
         rows, columns = ops.arange(ops.shape(query)[1]), ops.arange(ops.shape(key)[1])
-        allowed = ops.logical_and(allowed, rows[:, None] >= columns)
+        seen = rows[:, None] >= columns
+        mask = seen if mask is None else ops.logical_and(mask, seen)
+    allowed = _allowed(scores, [3], mask)
     scores = ops.where(allowed, scores, _LARGE_NEGATIVE)
     shares = ops.exp(ops.subtract(scores, ops.max(scores, axis=-1, keepdims=True)))
     shares = ops.where(allowed, shares, 0.0)
@@ -127,17 +116,23 @@ def with_heads_of_batch(seen, heads):
     return dataclasses.replace(seen, weights=weights, allowed=allowed)
 
 
-def as_boolean(mask):
+def _as_boolean(mask):
     """Returns a mask as booleans, as `keras.layers.Softmax` understands it."""
     mask = ops.convert_to_tensor(mask)
     return mask if "bool" in str(mask.dtype) else ops.greater(mask, 0.5)
 
 
-def _not_masked(scores, axes):
-    """Returns where scores are not very negative. NaN is not masked: it has to be seen."""
+def _allowed(scores, axes, mask):
+    """Returns where the mask is True and scores are not very negative.
+
+    NaN counts as allowed, so that it is seen.
+    """
     scores = ops.cast(scores, "float32")
+    if mask is not None:  # what is behind the mask may be as large as it likes
+        scores = ops.where(mask, scores, _LARGE_NEGATIVE)
     largest = ops.max(scores, axis=axes, keepdims=True)
-    return ops.logical_not(ops.less_equal(scores, largest - _MASKED_BELOW))
+    allowed = ops.logical_not(ops.less_equal(scores, largest - _MASKED_BELOW))
+    return allowed if mask is None else ops.logical_and(allowed, mask)
 
 
 def _four_axes(tensor, count):
