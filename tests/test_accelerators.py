@@ -336,7 +336,7 @@ def test_tiles_on_an_accelerator_stay_within_their_budget():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "options",
-    [{}, {"causal": True}],
+    [{"causal": True}],
     ids=str,
 )
 def test_compiled_by_torch(options):

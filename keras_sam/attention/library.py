@@ -226,10 +226,19 @@ def _attend_with_jax(inputs, constants, request):
 
 def _behind(key_mask, *tensors):
     """Returns tensors `(B, heads, S, depth)` with padding behind the other keys."""
-    padding = ops.logical_not(key_mask)
-    order = ops.argsort(ops.cast(padding, "int32"), axis=1)
-    kept, dropped = (ops.cumsum(ops.cast(x, "int32"), axis=1) for x in (key_mask, padding))
-    back = ops.where(key_mask, kept - 1, kept[:, -1:] + dropped - 1)
+    import jax
+    import jax.numpy as jnp
+
+    padding = jnp.logical_not(key_mask)
+    kept, dropped = (jnp.cumsum(x, axis=1, dtype="int32") for x in (key_mask, padding))
+    back = jnp.where(key_mask, kept - 1, kept[:, -1:] + dropped - 1)
+    keys = jnp.arange(key_mask.shape[1], dtype="int32")
+
+    # Counted and put in place: a GPU sorts in dozens of steps.
+    def invert(back):
+        return jnp.zeros_like(keys).at[back].set(keys, unique_indices=True)
+
+    order = jax.vmap(invert)(back)
     return [_permute(x, order, back) for x in tensors]
 
 
