@@ -183,7 +183,8 @@ def _attend_with_jax(inputs, constants, request):
     key_mask, lengths = constants.key_mask, None
     query, key, value = inputs[:3]
     if key_mask is not None and only_keys:
-        lengths = ops.maximum(ops.sum(ops.cast(key_mask, "int32"), axis=1), 1)
+        lengths = ops.cast(ops.sum(ops.cast(key_mask, "int32"), axis=1), "int32")
+        lengths = ops.maximum(lengths, 1)
         if not causal:
             key, value = _behind(key_mask, key, value)
 
