@@ -48,7 +48,7 @@ def documents(package):
         if file.parent.name in ("test", "tests"):  # tests of the package itself
             continue
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            text = isinstance(node, DOCUMENTED) and ast.get_docstring(node) or ""
+            text = (isinstance(node, DOCUMENTED) and ast.get_docstring(node)) or ""
             cut = re.split(r"[.!?:]\s|\n\s*\n|>>>", text.lower())
             sentences = [re.findall(r"[a-z_]{2,}", sentence) for sentence in cut]
             sentences = [words[:longest] for words in sentences if len(words) >= 2]

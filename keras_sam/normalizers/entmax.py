@@ -11,9 +11,10 @@ With `z` the scores less their maximum, and `p` the largest weight of the row::
     alpha -> 1:     w_i = p · exp(z_i)
 
 which is `[(alpha - 1) · z_i - tau]_+ ^ (1 / (alpha - 1))` with `tau = -p^(alpha - 1)`.
-Only `p` is unknown: it makes the row sum to one. Looking for `p` and not for `tau`
-keeps every alpha accurate, for `p` is between `1 / n` and 1 whatever alpha is, and
-the form above has no small difference of large numbers when alpha is near 1.
+Only `p` is unknown: it makes the row sum to one. Up to alpha = 2, looking for `p` and
+not for `tau` keeps every alpha accurate: `p` is between `1 / n` and 1 whatever alpha is, and
+the form above has no small difference of large numbers when alpha is near 1. Beyond 2,
+where weights rise steeply from zero, it is `tau` that is looked for.
 """
 
 import dataclasses
@@ -26,13 +27,16 @@ from keras import ops
 
 from keras_sam import _validation
 from keras_sam.backend.derivatives import with_gradient
-from keras_sam.backend.precision import maximum, wide
+from keras_sam.backend.precision import maximum, minimum, wide
 from keras_sam.normalizers.base import Normalizer
 from keras_sam.normalizers.softmax import softmax
 
 # Rounding of a sum can keep the last digit of `p` moving for ever. Newton's method
 # needs log2(n) + log4(1 / epsilon) passes at most (see `_newton`), so this never binds.
 MAX_PASSES = 64
+
+# The least of the numbers that `_bisection` looks for; a smaller one would be zero.
+LEAST_REACH = 1e-30
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -115,15 +119,16 @@ class Entmax(Normalizer):
 def entmax(scores, alpha=1.5):
     """Normalizes the last axis of `scores` with alpha-entmax.
 
-    The largest weight is found by Newton's method (alpha <= 2) or by bisection
-    (alpha > 2), and one more Newton step. The gradient follows from the weights, by the
+    The largest weight is found by Newton's method (alpha <= 2), or the threshold by
+    bisection (alpha > 2). The gradient follows from the weights, by the
     implicit function theorem, and so do the derivatives of higher order::
 
         s_j = w_j ^ (2 - alpha), 0 where w_j is 0
         d z_j = s_j (g_j - sum_i s_i g_i / sum_i s_i)
 
     For a row of `n` scores Newton's method takes at most `log2(n) + log4(1 / epsilon)`
-    passes over it (usually about eight), and bisection `log2(n) + log2(1 / epsilon)`;
+    passes over it (usually about eight), and bisection at most
+    `(alpha - 1) log2(n) + log2(1 / epsilon)` (usually about twenty-five);
     sorting, of which a compiler for CPUs makes little, is not needed.
 
     Args:
@@ -167,14 +172,12 @@ def _solve(scores, alpha):
     """Returns the weights of `scores`."""
     # Adding the same to all scores changes nothing. Rows may be empty.
     scores = scores - ops.max(scores, axis=-1, keepdims=True, initial=-math.inf)
-    solve = _newton if alpha <= 2 else _bisection
-    peak = solve(scores, alpha, 8 * float(np.finfo(_name(scores)).eps))
-    peak = peak - (_total(scores, peak, alpha) - 1.0) / _slope(scores, peak, alpha)
-    weights = _weights(scores, peak, alpha)
+    epsilon = float(np.finfo(_name(scores)).eps)
     if alpha > 2:
-        # The weights begin with a vertical slope, where rounding of a score shows.
-        weights = weights / ops.sum(weights, axis=-1, keepdims=True)
-    return weights
+        return _bisection(scores, alpha, epsilon)
+    peak = _newton(scores, alpha, 8 * epsilon)
+    peak = peak - (_total(scores, peak, alpha) - 1.0) / _slope(scores, peak, alpha)
+    return _weights(scores, peak, alpha)
 
 
 def _gradient(weights, upstream, alpha):
@@ -275,11 +278,31 @@ def _newton(scores, alpha, tolerance):
 
 
 def _bisection(scores, alpha, tolerance):
-    """Finds the largest weight for any alpha, between 1 / n and 1."""
+    """Returns the weights of `scores`, whose maximum is 0, for alpha > 2.
+
+    ::
+
+        w_i = ((alpha - 1) · max(s_i + reach, 0)) ^ (1 / (alpha - 1))
+
+    A weight begins with a vertical slope, where the rounding of a number shows: added to a
+    score of nearly the same size, `reach` is exact. The weights are those between the last
+    two numbers that `reach` may be, with a sum of one.
+    """
+    power = alpha - 1.0
+
+    def weights(reach):
+        inside = scores + reach
+        positive = inside > 0.0
+        # The second `where` keeps the infinite slope at the edge out of the gradient.
+        inside = ops.where(positive, power * inside, ops.ones_like(inside))
+        return ops.where(positive, ops.exp(ops.log(inside) / power), ops.zeros_like(scores))
+
+    def total(reach):
+        return ops.sum(weights(reach), axis=-1, keepdims=True)
 
     def halve(low, high):
         middle = 0.5 * (low + high)
-        too_large = _total(scores, middle, alpha) > 1.0
+        too_large = total(middle) > 1.0
         # A row that is found stays as it is, however long others take.
         found = high - low <= tolerance * high
         lower = ops.where(ops.logical_or(found, too_large), low, middle)
@@ -287,8 +310,19 @@ def _bisection(scores, alpha, tolerance):
             ops.logical_and(ops.logical_not(found), too_large), middle, high
         )
 
-    high = ops.ones_like(scores[..., :1])
-    low = high / ops.cast(ops.shape(scores)[-1], scores.dtype)
-    return ops.while_loop(
-        lambda low, high: ops.any(high - low > tolerance * high), halve, (low, high)
-    )[1]
+    # All weights are equal at the least reach, and there is but one at the largest.
+    count = maximum(ops.cast(ops.shape(scores)[-1], scores.dtype), 1.0)
+    least = maximum(ops.exp(-power * ops.log(count)), LEAST_REACH)
+    high = ops.ones_like(scores[..., :1]) / power
+    low, high = ops.while_loop(
+        lambda low, high: ops.any(high - low > tolerance * high),
+        halve,
+        (high * least, high),
+    )
+    below, above = weights(low), weights(high)
+    missing = 1.0 - ops.sum(below, axis=-1, keepdims=True)
+    added = ops.sum(above - below, axis=-1, keepdims=True)
+    share = missing / ops.where(added > 0.0, added, ops.ones_like(added))
+    share = minimum(maximum(share, 0.0), 1.0)
+    found = below + share * (above - below)
+    return found / ops.sum(found, axis=-1, keepdims=True)
