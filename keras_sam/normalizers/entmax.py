@@ -12,8 +12,8 @@ With `z` the scores less their maximum, and `p` the largest weight of the row::
 
 which is `[(alpha - 1) · z_i - tau]_+ ^ (1 / (alpha - 1))` with `tau = -p^(alpha - 1)`.
 Only `p` is unknown: it makes the row sum to one. Up to alpha = 2, looking for `p` and
-not for `tau` keeps every alpha accurate: `p` is between `1 / n` and 1 whatever alpha is, and
-the form above has no small difference of large numbers when alpha is near 1. Beyond 2,
+not for `tau` keeps every alpha accurate: `p` is between `1 / n` and 1 whatever alpha is,
+and the form above has no small difference of large numbers when alpha is near 1. Beyond 2,
 where weights rise steeply from zero, it is `tau` that is looked for.
 """
 
