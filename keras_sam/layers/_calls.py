@@ -1,4 +1,4 @@
-"""What a layer says where it is called in a way that it does not know."""
+"""How layers are called, and what they say to calls that they do not know."""
 
 import inspect
 
@@ -31,6 +31,18 @@ def wrong_call(layer, args, kwargs):
         message = str(error)
         return f"{message[:1].upper()}{message[1:]}, in {_called(layer)}"
     return None
+
+
+def three_shapes(layer, query, value, key):
+    """Returns the shapes of query, value and key, also from one list of them."""
+    if value is None:
+        if len(query) not in (2, 3) or not hasattr(query[0], "__len__"):
+            raise ValueError(
+                f"`value_shape` must be given, in {_named(layer)}. "
+                f"Received: query_shape={query!r}"
+            )
+        query, value, key = (*query, None)[:3]
+    return query, value, value if key is None else key
 
 
 def _is_ragged(tensor):

@@ -3,6 +3,7 @@
 import keras
 
 from keras_sam import _validation as check
+from keras_sam.layers._calls import three_shapes
 from keras_sam.layers._masks import keras_mask, pass_on
 from keras_sam.layers._multi_head import ProjectedAttention
 from keras_sam.normalizers.masking import both
@@ -80,10 +81,8 @@ class CrossAttention(ProjectedAttention):
     kind = "cross"
 
     def build(self, query_shape, value_shape=None, key_shape=None):
-        if value_shape is None:  # one list of shapes, as saved models may give
-            query_shape, value_shape, key_shape = self._three(query_shape)
-        shapes = {"query": query_shape, "value": value_shape}
-        shapes["key"] = value_shape if key_shape is None else key_shape
+        given = three_shapes(self, query_shape, value_shape, key_shape)
+        shapes = dict(zip(("query", "value", "key"), given, strict=True))
         for name, shape in shapes.items():
             self._check_shape(name, shape)
         self._widths = {name: shape[-1] for name, shape in shapes.items()}
@@ -149,10 +148,9 @@ class CrossAttention(ProjectedAttention):
         return outputs
 
     def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
-        if value_shape is None:
-            query_shape, value_shape, key_shape = self._three(query_shape)
-        key_shape = value_shape if key_shape is None else key_shape
-        self._check_shapes(query_shape, value_shape, key_shape)
+        shapes = three_shapes(self, query_shape, value_shape, key_shape)
+        self._check_shapes(*shapes)
+        query_shape = shapes[0]
         return (*query_shape[:-1], *self._channels(query_shape))
 
     def _check_call(
@@ -175,15 +173,6 @@ class CrossAttention(ProjectedAttention):
         self._check_pairs(
             query, value, attention_mask=attention_mask, attention_bias=attention_bias
         )
-
-    def _three(self, shapes):
-        """Returns the shapes of query, value and key, or None, from one list of them."""
-        if len(shapes) not in (2, 3) or not hasattr(shapes[0], "__len__"):
-            raise ValueError(
-                f"`value_shape` must be given, in CrossAttention {self.name!r}. "
-                f"Received: query_shape={shapes!r}"
-            )
-        return (*shapes, None)[:3]
 
     def _check_shapes(self, query, value, key):
         self._check_shape("query", query)

@@ -7,6 +7,7 @@ from keras_sam import _validation as check
 from keras_sam import normalizers, scores
 from keras_sam.attention import attend
 from keras_sam.layers._axes import Axes, Pairs
+from keras_sam.layers._calls import three_shapes
 from keras_sam.layers._composite import CompositeLayer, own_score
 from keras_sam.layers._masks import keras_mask, pass_on
 from keras_sam.normalizers.masking import both
@@ -102,11 +103,11 @@ class UnprojectedAttention(CompositeLayer):
         if self.dropout > 0:
             self.seed_generator = keras.random.SeedGenerator(self.seed)
 
-    def build(self, query_shape, value_shape, key_shape=None):
-        key_shape = value_shape if key_shape is None else key_shape
-        self._check_shapes(query_shape, value_shape, key_shape)
+    def build(self, query_shape, value_shape=None, key_shape=None):
+        shapes = three_shapes(self, query_shape, value_shape, key_shape)
+        self._check_shapes(*shapes)
         if not self.score.built:  # one that was loaded is built already
-            flat = (self._axes(shape).flat_shape for shape in (query_shape, key_shape))
+            flat = (self._axes(shape).flat_shape for shape in (shapes[0], shapes[2]))
             self.score.build(*((batch, 1, length, d) for batch, length, d in flat))
 
     def call(
@@ -179,7 +180,7 @@ class UnprojectedAttention(CompositeLayer):
         tensors = query, value, value if key is None else key
         masks = query_mask, value_mask, key_mask
         self._check_call(*tensors, *masks, attention_mask, attention_bias, use_causal_mask)
-        shape = self.compute_output_shape(query.shape, value.shape)
+        shape = (*query.shape[:-1], value.shape[-1])
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         pass_on(outputs, query_mask)
         if not return_attention_scores:
@@ -187,8 +188,10 @@ class UnprojectedAttention(CompositeLayer):
         shape = (*query.shape[:-1], value.shape[-2])
         return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def compute_output_shape(self, query_shape, value_shape, key_shape=None):
-        return (*query_shape[:-1], value_shape[-1])
+    def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
+        shapes = three_shapes(self, query_shape, value_shape, key_shape)
+        self._check_shapes(*shapes)
+        return (*shapes[0][:-1], shapes[1][-1])
 
     def _axes(self, shape):
         return Axes.of(shape, -2, f"UnprojectedAttention {self.name!r}")
