@@ -3,7 +3,7 @@
 import keras
 
 from keras_sam import _validation as check
-from keras_sam.layers._masks import keras_mask
+from keras_sam.layers._masks import check_mask, keras_mask
 from keras_sam.layers._multi_head import ProjectedAttention
 
 
@@ -266,7 +266,7 @@ class SelfAttention(ProjectedAttention):
 
     def _check_call(self, inputs, mask, attention_mask, attention_bias, use_causal_mask):
         check.flag("use_causal_mask", use_causal_mask)
-        self._check_mask("mask", mask, inputs)
+        check_mask(self, "mask", mask, inputs)
         self._check_pairs(
             inputs, inputs, attention_mask=attention_mask, attention_bias=attention_bias
         )
