@@ -247,7 +247,7 @@ class ProjectedAttention(CompositeLayer):
         where = f"{self.__class__.__name__} {self.name!r}"
         return Axes.of(shape, self.attention_axes, where)
 
-    def _output_specs(self, query, key, return_attention_scores):
+    def _output_specs(self, query, key, return_attention_scores, value=None):
         """The symbolic results of a call."""
         shape = (*query.shape[:-1], *self._channels(query.shape))
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -263,16 +263,6 @@ class ProjectedAttention(CompositeLayer):
         pairs = Pairs(self._axes(query.shape), self._axes(key.shape), self.num_heads)
         for name, tensor in tensors.items():
             pairs.check(name, tensor, f"{self.__class__.__name__} {self.name!r}")
-
-    def _check_mask(self, name, mask, tensor):
-        """Refuses a padding mask that is not `tensor` without its channels."""
-        if mask is None or check.fits(mask.shape, tensor.shape[:-1]):
-            return
-        raise ValueError(
-            f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in "
-            f"{self.__class__.__name__} {self.name!r}. "
-            f"Received: {name}.shape={tuple(mask.shape)}"
-        )
 
     def get_config(self):
         return {

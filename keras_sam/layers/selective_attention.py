@@ -142,6 +142,15 @@ class SelectiveAttention(CompositeLayer):
     >>> model(keras.ops.ones((3, 7), dtype="int32")).shape
     TensorShape([3, 2])
 
+    Hierarchical attention: words become a vector of their sentence, and sentences one of
+    their document. Keras's `TimeDistributed` needs to know the number of sentences.
+
+    >>> words = keras.Input((5, None), dtype="int32")  # zeros fill up both
+    >>> x = keras.layers.Embedding(1000, 32, mask_zero=True)(words)
+    >>> x = keras.layers.TimeDistributed(keras_sam.SelectiveAttention())(x)
+    >>> x.shape, keras_sam.SelectiveAttention()(x).shape
+    ((None, 5, 32), (None, 32))
+
     References:
         Yang et al., 2016, "Hierarchical Attention Networks for Document Classification"
         (https://aclanthology.org/N16-1174), eqs. 5 to 7, for "context". Bahdanau et
