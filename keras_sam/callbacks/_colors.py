@@ -21,7 +21,7 @@ _OCTAVES_BELOW = 3
 _LARGEST_OCTAVE = 8
 
 _STOPS = (0, 0.16, 0.34, 0.52, 0.70, 0.86, 1)
-_COLORS = "ffffff e9eef6 b5d0ee 6ea5e0 3a6fc4 37338f 190b3d".split()
+_COLORS = ("ffffff", "e9eef6", "b5d0ee", "6ea5e0", "3a6fc4", "37338f", "190b3d")
 # From linear sRGB to the cone responses of OKLab, and from their roots to OKLab.
 _TO_CONES = np.array(
     [
@@ -92,9 +92,10 @@ class Multiples:
 
     def ticks(self):
         """Returns the marks of the legend, `[(position, text)]`."""
-        exponents = [-_OCTAVES_BELOW, 0]
-        exponents += [n for n in range(2, self.octaves - 1, 2)] + [self.octaves]
+        exponents = [-_OCTAVES_BELOW, 0, *range(2, self.octaves - 1, 2), self.octaves]
         texts = [f"1/{2**-n}x" if n < 0 else f"{2**n}x" for n in exponents]
+        if self.keys > 2**self.octaves:
+            texts[-1] += "+"
         places = self.positions(np.exp2(np.array(exponents, np.float32)))
         return list(zip(places.tolist(), texts, strict=True))
 

@@ -8,9 +8,10 @@ import numpy as np
 from keras_sam.callbacks import _colors, _fonts
 from keras_sam.callbacks._colors import PAPER
 
-# A map is enlarged or pooled until each of its sides has about so many pixels.
+# A map is pooled until it has at most so many cells on each side.
+LARGEST_SIDE = 256
+# And enlarged until each side has about so many pixels.
 _SIDE = 176
-_LARGEST_SIDE = 256
 _LARGEST_CELL = 40
 # Cells of this size carry a label each; so many of them at most, or maps get too large.
 _LABELLED_CELL = 14
@@ -21,14 +22,12 @@ _LETTERS = 11
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """What stands beside the cells of one axis.
+    """The words or numbers beside the cells of one axis.
 
     Args:
-        start: The position of the first cell, of those that are left after cropping.
-        labels: A label for each cell, or None.
+        labels: A label for each cell, or None for numbers at some of them.
     """
 
-    start: int = 0
     labels: tuple | None = None
 
 
@@ -37,7 +36,7 @@ class HeatMap:
     """One map to draw.
 
     Args:
-        values: Float array `(rows, columns)`.
+        values: Float array `(rows, columns)`, at most `LARGEST_SIDE` of each.
         scale: What its colors mean: `_colors.Multiples` or `_colors.Range`.
         title: The words above it.
         caption: The smaller words below the title.
@@ -45,6 +44,8 @@ class HeatMap:
         rows: The `Axis` of the rows; None for a map without numbers beside it.
         columns: The `Axis` of the columns.
         square: Whether cells are squares, as positions of a picture are.
+        steps: How many rows and columns of the weights share a cell.
+        size: How many rows and columns of the weights there are; None: a cell each.
         picture: The picture that the map lies over, `(H, W, 3)` from 0 to 1, or None.
     """
 
@@ -56,18 +57,14 @@ class HeatMap:
     rows: Axis | None = None
     columns: Axis | None = None
     square: bool = False
+    steps: tuple = (1, 1)
+    size: tuple | None = None
     picture: np.ndarray | None = None
-
-
-def pooling(shape):
-    """Returns how many rows, and how many columns, of such a map share one pixel."""
-    return tuple(max(1, math.ceil(size / _LARGEST_SIDE)) for size in shape)
 
 
 def cells(heat_map):
     """Returns the height and the width of one cell of a map, in pixels."""
-    shape = heat_map.values.shape
-    drawn = [math.ceil(n / step) for n, step in zip(shape, pooling(shape), strict=True)]
+    drawn = heat_map.values.shape
     sizes = [min(_LARGEST_CELL, max(1, round(_SIDE / n))) for n in drawn]
     if heat_map.square:
         return min(sizes), min(sizes)
@@ -84,20 +81,9 @@ def _has_labels(axis, length):
 def draw_cells(heat_map):
     """Turns a map into codes, enlarged, without what stands beside it.
 
-    The cell `(i, j)` fills equal pixels, without interpolation. Maps of more than 256
-    rows or columns are pooled by their maximum, so that a single strong cell stays
-    visible.
+    The cell `(i, j)` fills equal pixels, without interpolation.
     """
-    values = np.asarray(heat_map.values, np.float32)
-    allowed = heat_map.allowed
-    for axis, step in enumerate(pooling(values.shape)):
-        if step > 1:
-            starts = np.arange(0, values.shape[axis], step)
-            if allowed is not None:
-                values = np.where(allowed, values, -np.inf)
-                allowed = np.logical_or.reduceat(allowed, starts, axis=axis)
-            values = np.maximum.reduceat(values, starts, axis=axis)
-    codes = _colors.codes(values, allowed, heat_map.scale)
+    codes = _colors.codes(heat_map.values, heat_map.allowed, heat_map.scale)
     height, width = cells(heat_map)
     return _colors.hatch(np.repeat(np.repeat(codes, height, axis=0), width, axis=1))
 
@@ -109,13 +95,9 @@ def draw(heat_map):
         The codes `(height, width)`, and the `(top, left)` corner of its cells in them.
     """
     inner = draw_cells(heat_map)
-    shape = heat_map.values.shape
-    sizes = [
-        size / step
-        for size, step in zip(cells(heat_map), pooling(shape), strict=True)
-    ]
+    sizes, steps, shape = cells(heat_map), heat_map.steps, heat_map.values.shape
     gutters = [
-        _gutter(axis, shape[n], sizes[n], along=n)
+        _gutter(axis, shape[n] * steps[n], sizes[n] / steps[n], along=n)
         for n, axis in enumerate((heat_map.rows, heat_map.columns))
     ]
     left = gutters[0].shape[1] + 1
@@ -138,9 +120,7 @@ def _gutter(axis, length, cell, along):
     if axis is None:
         return np.full((0, 0), PAPER, np.uint8)
     marks = _marks(axis, length, cell, along)
-    turned = along == 1 and any(
-        mask.shape[1] > room for _, mask, room in marks
-    )
+    turned = along == 1 and any(mask.shape[1] > room for _, mask, room in marks)
     if turned:
         marks = [(center, np.rot90(mask), room) for center, mask, room in marks]
     depth = max((mask.shape[1 - along] for _, mask, _ in marks), default=0) + 4
@@ -180,14 +160,9 @@ def _marks(axis, length, cell, along):
         for size in (1, 2, 5)
         if size * 10**power >= least
     )
-    first = math.ceil(axis.start / step) * step
     return [
-        (
-            (position - axis.start + 0.5) * cell,
-            _fonts.draw(str(position), _LETTERS),
-            math.inf,
-        )
-        for position in range(first, axis.start + length, step)
+        ((position + 0.5) * cell, _fonts.draw(str(position), _LETTERS), math.inf)
+        for position in range(0, length, step)
     ]
 
 

@@ -91,7 +91,7 @@ def _with_pictures(codes, corners, page):
             continue
         drawn = _heatmaps.draw_cells(heat_map)
         area = slice(top, top + drawn.shape[0]), slice(left, left + drawn.shape[1])
-        below = under(heat_map.picture, heat_map.values.shape, drawn.shape)
+        below = under(heat_map, drawn.shape)
         is_level = drawn < _colors.LEVELS
         clear = 0.25 + 0.75 * np.where(is_level, drawn, 0) / (_colors.LEVELS - 1)
         clear[~is_level] = 0.1
@@ -101,22 +101,24 @@ def _with_pictures(codes, corners, page):
     return colors
 
 
-def under(picture, shape, size):
+def under(heat_map, size):
     """Returns the picture under a map, pixel by pixel as the map is drawn.
 
-    Every pixel shows the pixel of the picture under its center.
+    Every pixel shows the pixel of the picture under its center. The map covers the whole
+    picture, whatever the sizes of both are; a last cell may hold fewer positions than
+    the others, and covers as much less of the picture.
 
     Args:
-        picture: Array `(H, W, 3)`.
-        shape: The sizes of the map, in cells.
+        heat_map: A `HeatMap` with a picture.
         size: The sizes of the map as it is drawn, in pixels.
     """
-    steps = _heatmaps.pooling(shape)
-    indices = []
-    for cells, step, pixels, length in zip(shape, steps, size, picture.shape, strict=False):
-        cell = pixels // math.ceil(cells / step)
-        at = (np.arange(pixels) + 0.5) * step / cell * length / cells
-        indices.append(np.minimum(at, length - 1).astype(int))
+    picture, indices = heat_map.picture, []
+    for axis, pixels in enumerate(size):
+        positions = heat_map.size[axis] if heat_map.size else heat_map.values.shape[axis]
+        cell = pixels / heat_map.values.shape[axis]
+        center = (np.arange(pixels) + 0.5) / cell * heat_map.steps[axis]
+        at = center * picture.shape[axis] / positions
+        indices.append(np.minimum(at, picture.shape[axis] - 1).astype(int))
     return picture[np.ix_(*indices)]
 
 
@@ -163,10 +165,10 @@ def _swatch(code, name, letters):
 
 def _legend(words, scale, letters):
     """A color scale with its marks below it, and what it is of beside it."""
-    width = max(_LEGEND_WIDTH, 14 * letters)
+    width = max(_LEGEND_WIDTH, 16 * letters)
     bar = np.tile(np.linspace(0, _colors.LEVELS - 1, width).astype(np.uint8), (letters, 1))
     bar = np.pad(bar, 1, constant_values=_colors.FRAME)
-    marks = np.full((letters * 3 // 2 + 6, width + 3 * letters), PAPER, np.uint8)
+    marks = np.full((letters * 5 // 4 + 6, width + letters * 3 // 2), PAPER, np.uint8)
     for position, text in scale.ticks():
         at = round(position * (width - 1)) + 1
         is_uniform = text == "1x"
@@ -214,7 +216,9 @@ def _join(blocks, gap, axis):
     for block in blocks:
         missing = [(0, gap), (0, size - block.shape[1 - axis])]
         padded.append(np.pad(block, missing[:: 1 - 2 * axis], constant_values=PAPER))
-    return np.concatenate(padded, axis).take(range(sum(b.shape[axis] for b in padded) - gap), axis)
+    return np.concatenate(padded, axis).take(
+        range(sum(b.shape[axis] for b in padded) - gap), axis
+    )
 
 
 def encode_png(pixels):
