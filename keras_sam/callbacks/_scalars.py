@@ -113,5 +113,6 @@ def categories(prefix, layers):
             tag: tag_of(prefix, name, tag) for tag, each in layers.items() if name in each
         }
         if charts:
-            found[f"{prefix} attention: {name}"] = charts
+            words = name.replace("_", " ")
+            found[f"{prefix} attention: {words}"] = charts
     return found

@@ -70,7 +70,7 @@ def layout(categories):
     """
     found = layout_pb2.Layout()
     for title, charts in categories.items():
-        category = found.category.add(title=title, closed=len(found.category) > 1)
+        category = found.category.add(title=title, closed=bool(found.category))
         for name, tag in charts.items():
             chart = category.chart.add(title=name)
             chart.multiline.tag.append(f"^{re.escape(tag)}$")
