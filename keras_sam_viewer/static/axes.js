@@ -117,7 +117,7 @@ function drawHistogram(context, part, theme, received) {
     context.font = `11px ${SANS}`;
     context.textAlign = "right";
     context.textBaseline = "alphabetic";
-    context.fillText("received", part.x - 6, base - 2);
+    context.fillText("received", part.x - 6, base - 10);
   }
   context.fillStyle = colors.line;
   context.fillRect(part.x, base, part.width, 1);

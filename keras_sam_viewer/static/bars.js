@@ -104,7 +104,7 @@ export class BarsDisplay {
     context.strokeStyle = colors.accent;
     context.lineWidth = 1.5;
     context.strokeRect(left - 1, this.box.y, this.slot, this.box.height);
-    const name = labels.isChannels ? `channel ${key}` : `${labels.name(key)} ${key}`.trim();
+    const name = labels.key.isChannels ? `channel ${key}` : `${labels.key.name(key)} ${key}`.trim();
     const text = `${name}: ${formatWeight(valuesOf(map, head)[key])}`;
     const x = Math.min(this.box.x + this.box.width - 70, Math.max(this.box.x + 70, left));
     drawPill(context, text, x, this.box.y + 8, {align: "center", fill: colors.pill, color: colors.onPill});

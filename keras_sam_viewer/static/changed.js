@@ -4,7 +4,7 @@ import {changeOf, isGateKind} from "./statistics.js";
 
 const CHANGED_ROW = 21;
 
-/** All heads with how much they changed between the first and the last step. */
+/** All heads by how much they changed between the first and the last step; pairs first. */
 export function rankHeads(run, example) {
   const first = run.stats.get(run.steps[0]);
   const last = run.stats.get(run.steps.at(-1));
@@ -15,10 +15,13 @@ export function rankHeads(run, example) {
       const value = run.steps.length > 1
         ? changeOf(first, last, layerIndex, layer, example, head)
         : Number.isNaN(entropy) ? NaN : 1 - entropy;
-      if (!Number.isNaN(value)) heads.push({layer, layerIndex, head, value, isGate: isGateKind(layer.kind)});
+      if (!Number.isNaN(value)) {
+        const isGate = isGateKind(layer.kind);
+        heads.push({layer, layerIndex, head, value, isGate, rank: isGate ? 2 : layer.kind === "selective" ? 1 : 0});
+      }
     }
   });
-  return heads.sort((a, b) => a.isGate - b.isGate || b.value - a.value);
+  return heads.sort((a, b) => a.rank - b.rank || b.value - a.value);
 }
 
 export class ChangedList {

@@ -50,9 +50,10 @@ export class HeadsPart {
   /** The largest cells that let every head be seen at once, if there are such. */
   sizeOf({meta, shortNames}) {
     const columns = Math.max(...meta.layers.map((layer) => layer.heads));
-    const nameWidth = Math.min(74, 16 + 7 * Math.max(...shortNames.map((name) => name.length)));
     const {clientWidth, clientHeight} = this.scroll;
-    const wide = Math.floor((clientWidth - nameWidth - 8) / columns) - GAP;
+    const spare = Math.max(74, clientWidth - 20 - columns * (56 + GAP + 2));
+    const nameWidth = Math.min(spare, 14 + 6.2 * Math.max(...shortNames.map((name) => name.length)));
+    const wide = Math.floor((clientWidth - nameWidth - 14) / columns) - GAP - 2;
     const most = Math.max(190, clientHeight - 4) - 22;
     const high = Math.floor(most / meta.layers.length) - GAP;
     let side = Math.max(18, Math.min(56, wide));

@@ -79,6 +79,7 @@ export class MainPart {
       this.title.textContent = isGate ? scene.layer.path : `${scene.layer.path} · head ${scene.head}`;
       this.title.title = this.title.textContent;
       this.subtitle.textContent = this.subtitle.title = subtitleOf(scene);
+      this.subtitle.classList.toggle("ks-long", Boolean(scene.map?.chosen));
       fillSelect(this.scale, isGate
         ? [["log", "0 to 1"], ["linear", "min to max"]]
         : [["log", "× uniform (log)"], ["linear", "weight (linear)"]], values.scale);

@@ -5,6 +5,7 @@ import {cellAt, fitPanel, LABELED, visiblePart} from "./geometry.js";
 import {drawMagnifier, magnifierSize} from "./magnifier.js";
 import {paintCells} from "./paint.js";
 import {palette} from "./scales.js";
+import {THEMES} from "./colors.js";
 
 const paletteCache = new Map();
 
@@ -24,6 +25,15 @@ export function panelFor(context, scene, box, {isSmall = false} = {}) {
   const gutters = guttersFor(context, labels, map.rows, map.keys, cell);
   if (isSmall && cell < LABELED) gutters.top = 44;
   return fitPanel(box, map.rows, map.keys, gutters);
+}
+
+/** Marks at the edge: these rows are kept whole. */
+function markExactRows(context, part, map, theme) {
+  context.fillStyle = THEMES[theme].plus;
+  for (const query of map.chosen.keys()) {
+    const y = part.y + (query + 0.5 - part.query) * part.cellHeight;
+    if (y >= part.y && y <= part.y + part.height) context.fillRect(part.x + part.width + 2, y - 1, 5, 2);
+  }
 }
 
 export class MapDisplay {
@@ -47,6 +57,7 @@ export class MapDisplay {
     drawQueryAxis(context, labels.query, part, theme);
     const needsReceived = part.cellWidth < LABELED;
     drawKeyAxis(context, labels.key, part, theme, needsReceived ? map.received(head) : null);
+    if (map.chosen) markExactRows(context, part, map, theme);
   }
 
   overlay(context, scene) {
@@ -55,7 +66,10 @@ export class MapDisplay {
     if (Math.min(part.cellWidth, part.cellHeight) >= LABELED - 0.01) return;
     const size = magnifierSize(this.size.height);
     const x = this.size.width - size.width - 2;
-    const {query, key} = scene;
+    const {query, key, layer} = scene;
+    const isPointing = scene.state.hover.query !== null || scene.state.values.key !== null;
+    const isFree = layer.causal || part.x + part.width < x;
+    if (!isFree && !isPointing) return;
     // Out of the way of the pointer, which may be under the usual corner.
     const pointerX = part.x + (key - part.key) * part.cellWidth;
     const pointerY = part.y + (query - part.query) * part.cellHeight;

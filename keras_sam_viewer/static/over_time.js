@@ -24,7 +24,7 @@ export class OverTime {
     if (!map) return;
     this.scene = scene;
     const isList = isGate || map.rows === 1;
-    this.title.textContent = isGate ? "Strongest values at each step"
+    this.title.textContent = isGate ? "The values that moved most, at each step"
       : isList ? "Strongest positions at each step"
       : `${labels.query.spoken(heldQuery)} over time: its strongest keys at each step`;
     this.title.title = this.title.textContent;
@@ -34,7 +34,7 @@ export class OverTime {
     const {clientWidth: width, clientHeight: height} = this.box;
     if (width < 80 || height < 40) return;
     const most = Math.max(3, Math.min(10, Math.floor((height - TIME_BOTTOM) / 15)));
-    this.keys = strongestEver(rows, most);
+    this.keys = isGate ? movedMost(rows, most) : strongestEver(rows, most);
     const context = sizeCanvas(this.canvas, width, height);
     this.row = Math.min(20, (height - TIME_BOTTOM) / this.keys.length);
     this.column = Math.min(48, (width - TIME_LEFT - 8) / this.steps.length);
@@ -106,6 +106,15 @@ export function columnsOf(steps, shown) {
   const chosen = new Set([steps[0], steps.at(-1), shown]);
   for (let n = 0; n < TIME_COLUMNS - 1; n++) chosen.add(steps[Math.round((n * (steps.length - 1)) / (TIME_COLUMNS - 2))]);
   return [...chosen].filter((step) => steps.includes(step)).sort((a, b) => a - b);
+}
+
+/** Values whose range over the steps is widest. */
+function movedMost(rows, most) {
+  const known = rows.filter(Boolean);
+  const range = (key) => Math.max(...known.map((row) => row[key])) - Math.min(...known.map((row) => row[key]));
+  const ranges = Array.from(known[0] ?? [], (_, key) => range(key));
+  const order = [...ranges.keys()].sort((a, b) => ranges[b] - ranges[a]);
+  return order.slice(0, most).sort((a, b) => a - b);
 }
 
 /** Keys that were the strongest at some step, by position; filled up with the next ones. */

@@ -71,7 +71,7 @@ export class PictureDisplay {
     // The veil: its opacity falls as the multiple of uniform grows.
     for (let n = 0; n < row.length; n++) {
       const clear = scale.at(row[n] || 0, count);
-      context.fillStyle = theme === "dark" ? `rgba(8, 11, 16, ${0.82 * (1 - clear)})` : `rgba(255, 255, 255, ${0.8 * (1 - clear)})`;
+      context.fillStyle = theme === "dark" ? `rgba(43, 51, 63, ${0.86 * (1 - clear)})` : `rgba(150, 160, 174, ${0.82 * (1 - clear)})`;
       context.fillRect(...this.cellBox(grid, n));
     }
     strongestKeys(row, NUMBERED, 1, count).forEach((n, rank) => {

@@ -71,7 +71,7 @@ function focusOf({state, map, isGate, labels, head}) {
   const {hover, values} = state;
   if (isGate) {
     const last = map.values.length - 1;
-    const strongest = () => map.values.indexOf(map.high) >= 0 ? map.values.indexOf(map.high) : indexOfLargest(map.values);
+    const strongest = () => indexOfLargest(map.values);
     return {query: 0, heldQuery: 0, key: Math.min(last, hover.key ?? values.key ?? strongest())};
   }
   const clamp = (index, count) => (index === null ? null : Math.min(index, count - 1));
@@ -86,6 +86,10 @@ function focusOf({state, map, isGate, labels, head}) {
 
 function firstQuery(map, labels) {
   let query = Math.floor(map.rows * 0.6);
+  if (map.chosen) {
+    const distance = (index) => Math.abs(index - query);
+    return [...map.chosen.keys()].filter((index) => index < map.rows).sort((a, b) => distance(a) - distance(b))[0] ?? query;
+  }
   const isWord = (index) => !labels.tokens || /[\p{L}\p{N}]/u.test(labels.raw(index));
   while (query < map.rows - 1 && !isWord(query)) query++;
   return query;

@@ -80,7 +80,8 @@ export class SidePart {
     if (isList) return;
     const column = map.column(head, key);
     this.seenTitle.textContent = `${labels.key.spoken(key)} is seen by`;
-    this.seenNote.textContent = `receives ${formatCount(map.received(head).total[key])} in all`;
+    this.seenNote.textContent = `receives ${formatCount(map.received(head).total[key])}`;
+    this.seenNote.title = "The weight that this key receives from all queries together";
     const left = Math.max(4, Math.floor((room * 0.4 - 30) / 20));
     this.seen.update(scene, {
       axis: "query", weights: column, multiple: (index) => column[index] * map.count(head, index),
@@ -94,11 +95,11 @@ export class SidePart {
     const values = map.values;
     this.text.clear();
     this.title.textContent = `${labels.key.spoken(key)}: ${formatWeight(values[key])}`;
-    this.note.textContent = `${formatWeight(map.low)} to ${formatWeight(map.high)}`;
-    this.note.title = "Smallest and largest value of the gate";
     const fits = Math.max(6, Math.floor((this.root.clientHeight - 120) / 40));
     const other = reference?.map && state.values.view === "compare" ? reference.map : tickMap;
     const before = other?.values?.length === values.length ? other.values : null;
+    this.note.textContent = before ? `orange: ${other === tickMap ? scene.tickName : reference.name}` : "";
+    this.note.title = `From ${formatWeight(map.low)} to ${formatWeight(map.high)}`;
     const shared = {axis: "key", weights: values, multiple: null, before, focus: key, fits, zeros: true, onClick: (index) => state.set({key: index})};
     this.looks.update(scene, shared);
     this.seenPart.hidden = values.length <= fits;

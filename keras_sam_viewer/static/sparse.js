@@ -15,6 +15,8 @@ export class SparseMap {
     this.arrays = arrays;
     this.chosen = new Map(Array.from(arrays.rows.data, (query, index) => [query, index]));
     this.strongest = arrays.top_keys.shape[2];
+    this.memo = new Map();
+    this.levelMemo = new Map();
     const [, h, w] = arrays.overview.shape;
     this.overviewSize = [h, w];
     const whole =
@@ -42,6 +44,15 @@ export class SparseMap {
 
   /** The row's weights; NaN where they were not kept. */
   row(head, query) {
+    const name = `${head} ${query}`;
+    if (!this.memo.has(name)) {
+      if (this.memo.size > 64) this.memo.clear();
+      this.memo.set(name, this.readRow(head, query));
+    }
+    return this.memo.get(name);
+  }
+
+  readRow(head, query) {
     const row = new Float32Array(this.keys);
     const index = this.chosen.get(query);
     if (index !== undefined) {
@@ -98,6 +109,12 @@ export class SparseMap {
   }
 
   levels(head, scale) {
+    const name = `${head} ${scale.name} ${scale.high ?? scale.span}`;
+    if (!this.levelMemo.has(name)) this.levelMemo.set(name, this.readLevels(head, scale));
+    return this.levelMemo.get(name);
+  }
+
+  readLevels(head, scale) {
     const [h, w] = this.overviewSize;
     const codes = this.arrays.overview.data.subarray(head * h * w, (head + 1) * h * w);
     const rows = Math.ceil(this.rows / this.stride);

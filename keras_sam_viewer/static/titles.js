@@ -20,7 +20,7 @@ export function subtitleOf({layer, view, map}) {
     : `${queries} queries × ${keys} keys`;
   if (layer.causal) text += ", causal";
   if (map?.chosen) {
-    text += `. Kept: exact rows of ${map.chosen.size} queries, the ${map.strongest} strongest keys of each query, and an overview (largest of ${map.stride} × ${map.stride} weights)`;
+    text += ` · kept: exact rows for ${map.chosen.size} chosen queries, the ${map.strongest} strongest keys of every query, an overview by blocks of ${map.stride} × ${map.stride}`;
   }
   return text;
 }
