@@ -201,7 +201,7 @@ export class App {
     const clamp = (index, count) => Math.max(0, Math.min(count - 1, index));
     if (isGate || map.rows === 1) {
       const count = isGate ? map.values.length : map.keys;
-      const across = this.scene.labels.key.grid?.[1] ?? map.columns ?? 1;
+      const across = map.width ?? this.scene.labels.key.grid?.at(-1) ?? 1;
       this.state.set({key: clamp(key + right + down * (this.scene.display === "bars" ? 1 : across), count)});
       return;
     }

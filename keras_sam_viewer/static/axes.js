@@ -17,7 +17,7 @@ export function guttersFor(context, labels, rows, columns, cellWidth) {
     return Math.min(width, limit);
   };
   const digits = 8 + 7 * String(Math.max(0, rows - 1)).length;
-  const left = Math.max(62, widest(labels.query, rows, 92) + digits + 8);
+  const left = Math.max(62, widest(labels.query, rows, 92) + digits + 18);
   const isHorizontal = cellWidth >= HORIZONTAL;
   const top = isHorizontal ? 40 : cellWidth >= LABELED ? Math.max(44, widest(labels.key, columns, 70) + 30) : 84;
   return {left, top};

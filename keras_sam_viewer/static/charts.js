@@ -108,7 +108,7 @@ export class Charts {
     const colors = THEMES[theme];
     context.fillStyle = colors.accent;
     context.globalAlpha = 0.5;
-    context.fillRect(Math.round(x(index)), 0, 1, height - CHART_BOTTOM);
+    if (index >= 0) context.fillRect(Math.round(x(index)), 0, 1, height - CHART_BOTTOM);
     context.globalAlpha = 1;
     writeTicks(context, steps, x, height - 5, colors, width, index);
   }

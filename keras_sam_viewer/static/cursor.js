@@ -44,7 +44,7 @@ export function drawCursor(context, part, scene) {
   const {state, labels, query, key, heldQuery} = scene;
   const colors = THEMES[scene.theme];
   const isPointing = state.hover.query !== null || state.values.key !== null;
-  const pill = (axis, index) => `${labels[axis].name(index)} ${index}`.trim();
+  const pill = (axis, index) => labels[axis].grid ? labels[axis].name(index) : `${labels[axis].name(index)} ${index}`.trim();
   context.save();
   context.beginPath();
   context.rect(part.x - 2, part.y - 2, part.width + 4, part.height + 4);

@@ -36,6 +36,7 @@ export class FootPart {
     this.label.textContent = `step ${scene.step}` + (Number.isFinite(loss) ? ` · loss ${loss.toPrecision(3)}` : "");
     if ([...changed].every((name) => name === "hover")) return;
     this.charts.update(scene);
+    this.overTime.root.classList.toggle("ks-blank", Boolean(scene.sentence));
     this.overTime.update(scene);
   }
 

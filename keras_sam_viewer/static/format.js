@@ -10,7 +10,7 @@ export function formatWeight(weight) {
 /** A multiple of the uniform weight: 34×, 2.3×, 0.91×. */
 export function formatMultiple(multiple) {
   if (Number.isNaN(multiple)) return "–";
-  if (multiple === 0) return "0";
+  if (multiple === 0) return "0×";
   if (multiple < 0.005) return "<0.01×";
   if (multiple < 0.995) return `${multiple.toFixed(2)}×`;
   if (multiple < 9.95) return `${multiple.toFixed(1)}×`;

@@ -64,7 +64,7 @@ export class GateDisplay {
     const {map, key, labels, theme, state} = scene;
     if (state.hover.key === null && state.values.key === null) return;
     const colors = THEMES[theme];
-    const [row, column] = [Math.floor(key / map.columns), key % map.columns];
+    const [row, column] = map.cellOf(key);
     for (const box of this.boxes) {
       const [w, h] = [box.width / map.columns, box.height / map.rows];
       context.strokeStyle = colors.accent;
@@ -82,7 +82,8 @@ export class GateDisplay {
   hit(scene, x, y) {
     for (const box of this.boxes) {
       const cell = cellAt(this.part(scene, box), x, y);
-      if (cell) return {query: null, key: cell.query * scene.map.columns + cell.key};
+      const key = cell ? scene.map.indexAt(cell.query, cell.key) : null;
+      if (key !== null) return {query: null, key};
     }
     return null;
   }
@@ -94,7 +95,7 @@ const differences = new WeakMap();
 export function gateDifference(a, b) {
   if (differences.get(b)?.a !== a) {
     const change = b.values.map((value, n) => value - a.values[n]);
-    const most = Math.max(1e-6, ...[change.reduce((m, c) => Math.max(m, Math.abs(c)), 0)]);
+    const most = change.reduce((largest, each) => Math.max(largest, Math.abs(each)), 1e-6);
     const half = 511;
     const scale = {
       name: `gate difference`, diverging: true, levels: 2 * half + 1, most,
@@ -102,8 +103,8 @@ export function gateDifference(a, b) {
       ticks: [[0, `−${formatWeight(most)}`], [0.5, "0"], [1, `+${formatWeight(most)}`]],
       title: "B − A",
     };
-    const data = Int16Array.from(change, (value) => half + Math.round((value / most) * half));
-    differences.set(b, {a, scale, levels: {data, rows: b.rows, columns: b.columns, stride: 1}});
+    const levels = b.layOut(change, (value) => half + Math.round((value / most) * half));
+    differences.set(b, {a, scale, levels});
   }
   return differences.get(b);
 }

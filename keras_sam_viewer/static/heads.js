@@ -6,6 +6,7 @@ import {rampColor, textOnRamp} from "./colors.js";
 import {drawThumbnail} from "./thumbnails.js";
 
 const GAP = 5;
+const NUMBER = 15; // height of the statistic below a thumbnail
 const STRIP = 5; // height of the statistic where a number does not fit
 
 export class HeadsPart {
@@ -26,11 +27,13 @@ export class HeadsPart {
   update(scene, changed) {
     if (!scene.meta) {
       this.matrix.replaceChildren();
+      this.changedList.root.hidden = true;
       this.cells = [];
       this.built = null;
       return;
     }
     const {meta, state} = scene;
+    this.changedList.root.hidden = false;
     const has = new Set(meta.statistics);
     const hasPairs = meta.layers.some((layer) => !isGateKind(layer.kind));
     const names = Object.keys(STATISTICS).filter((name) => has.has(name) && (hasPairs ? FOR_PAIRS.includes(name) : !FOR_PAIRS.includes(name)));
@@ -50,15 +53,17 @@ export class HeadsPart {
   /** The largest cells that let every head be seen at once, if there are such. */
   sizeOf({meta, shortNames}) {
     const columns = Math.max(...meta.layers.map((layer) => layer.heads));
-    const {clientWidth, clientHeight} = this.scroll;
+    const {clientWidth} = this.scroll;
     const spare = Math.max(74, clientWidth - 20 - columns * (56 + GAP + 2));
     const nameWidth = Math.min(spare, 14 + 6.2 * Math.max(...shortNames.map((name) => name.length)));
     const wide = Math.floor((clientWidth - nameWidth - 14) / columns) - GAP - 2;
-    const most = Math.max(190, clientHeight - 4) - 22;
-    const high = Math.floor(most / meta.layers.length) - GAP;
+    const list = this.changedList.root;
+    const least = getComputedStyle(list).display === "none" ? 4 : 92;
+    const most = this.root.clientHeight - this.scroll.offsetTop - least - 26;
+    const high = Math.floor(most / meta.layers.length) - GAP - 2;
     let side = Math.max(18, Math.min(56, wide));
-    if (side >= 34 && high - 16 < side) side = Math.max(26, Math.min(side, high - 16));
-    if (side < 34) side = Math.max(18, Math.min(side, Math.max(high - STRIP, 22)));
+    if (side >= 34 && high - NUMBER < side) side = high - NUMBER;
+    if (side < 34) side = Math.max(18, Math.min(wide, 33, high - STRIP));
     return {side, nameWidth, columns, isSmall: side < 34};
   }
 

@@ -16,10 +16,9 @@ export class Help {
     this.root = build("dialog", {class: "ks-help", "aria-label": "Help"},
       build("button", {type: "button", class: "ks-round", "aria-label": "Close", onclick: () => this.root.close()}, "×"),
       build("div", {class: "ks-help-columns"},
-        build("div", {}, build("h2", {}, "Keys"), list(KEY_HELP)),
+        build("div", {}, build("h2", {}, "Keys"), list(KEY_HELP), build("h2", {}, "Badges"), list(BADGES)),
         build("div", {}, build("h2", {}, "Statistics"),
           list(Object.values(STATISTICS).map(([label, meaning]) => [label, meaning])),
-          build("h2", {}, "Badges"), list(BADGES),
           build("h2", {}, "Colours"),
           build("p", {}, "Weights are shown as multiples of uniform: 1× is what every key would get if all that are allowed got the same. Where a cell is smaller than a pixel, the largest weight is shown."),
           build("p", {}, "A weight says how much of a value was added, not why the model answered as it did."))));

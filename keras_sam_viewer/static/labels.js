@@ -24,10 +24,7 @@ export class AxisLabels {
     this.tokens = Number.isInteger(list) ? (meta.label_lists[list] ?? null) : null;
     this.grid = axis === "query" ? layer.query_grid : layer.key_grid;
     this.isChannels = layer.features || layer.kind === "channel";
-    if (["spatial", "pointwise_spatial"].includes(layer.kind)) {
-      const columns = layer.shape.at(-1);
-      this.grid = [layer.shape.reduce((a, b) => a * b, 1) / columns, columns];
-    }
+    if (["spatial", "pointwise_spatial"].includes(layer.kind)) this.grid = layer.shape;
     if (this.isChannels) this.grid = null;
   }
 
@@ -45,6 +42,10 @@ export class AxisLabels {
     if (this.grid?.length === 2) {
       return `r${Math.floor(index / this.grid[1])} c${index % this.grid[1]}`;
     }
+    if (this.grid?.length === 3) {
+      const [, rows, columns] = this.grid;
+      return `z${Math.floor(index / (rows * columns))} r${Math.floor(index / columns) % rows} c${index % columns}`;
+    }
     if (this.isChannels) return "channel";
     return "";
   }
@@ -52,7 +53,7 @@ export class AxisLabels {
   /** For sentences: “while” 183. */
   spoken(index) {
     if (this.tokens) return `“${this.name(index)}” ${index}`;
-    if (this.grid) return `${this.name(index)}`;
+    if (this.grid?.length > 1) return this.name(index);
     return this.isChannels ? `channel ${index}` : `position ${index}`;
   }
 }

@@ -5,7 +5,7 @@ import {hatchPattern} from "./paint.js";
 import {rampColor, THEMES} from "./colors.js";
 
 const SIDE = 15;
-const GUTTER_LEFT = 92;
+const GUTTER_LEFT = 98;
 const GUTTER_TOP = 64;
 
 export function magnifierSize(height) {
@@ -40,7 +40,8 @@ export function drawMagnifier(context, x, y, size, scene) {
     context.fillStyle = row === query ? colors.accent : colors.faint;
     context.fillText(String(row), left - 5, middle);
     context.fillStyle = row === query ? colors.accent : colors.text;
-    context.fillText(cutText(context, labels.query.name(row), GUTTER_LEFT - 42), left - 34, middle);
+    const digits = 7 * String(map.rows - 1).length + 10;
+    context.fillText(cutText(context, labels.query.name(row), GUTTER_LEFT - digits - 8), left - digits, middle);
     const weights = map.row(head, row);
     const count = map.count(head, row);
     for (let j = 0; j < size.count; j++) {
@@ -80,5 +81,5 @@ export function sayCell({map, head}, query, key) {
   if (!map.isAllowed(head, query, key)) return "masked";
   const weight = map.row(head, query)[key];
   if (Number.isNaN(weight)) return "not among the strongest keys that were kept";
-  return `weight ${formatWeight(weight)}, ${formatMultiple(weight * map.count(head, query))} uniform`.replace("× ", "× ");
+  return `weight ${formatWeight(weight)}, ${formatMultiple(weight * map.count(head, query))} uniform`;
 }

@@ -12,7 +12,8 @@ import {LinesDisplay} from "./lines.js";
 import {MapDisplay} from "./map.js";
 import {PictureDisplay} from "./picture.js";
 import {watchPointer} from "./pointer.js";
-import {subtitleOf} from "./titles.js";
+import {ReferenceSelect} from "./reference.js";
+import {keptOf, subtitleOf} from "./titles.js";
 
 const VIEW_NAMES = [["map", "Map"], ["lines", "Lines"], ["compare", "Compare"]];
 
@@ -33,6 +34,7 @@ export class MainPart {
     this.buttons = VIEW_NAMES.map(([view, name]) =>
       build("button", {type: "button", onclick: () => state.set({view}), title: `${name} (${view[0]})`, "data-view": view}, name),
     );
+    this.other = new ReferenceSelect(app);
     this.scale = build("select", {"aria-label": "Scale of the colours", onchange: () => state.set({scale: this.scale.value})});
     const zoom = (label, text, by) =>
       build("button", {type: "button", class: "ks-zoom", "aria-label": label, title: label, onclick: () => this.zoomBy(by)}, text);
@@ -44,13 +46,15 @@ export class MainPart {
     this.stage = build("div", {
       class: "ks-stage", tabindex: "0", role: "application", "aria-roledescription": "attention map",
     }, this.cells, this.above, this.notice);
+    this.kept = build("p", {class: "ks-kept", hidden: true});
     this.legend = new Legend();
     this.readout = build("p", {class: "ks-readout", "aria-live": "polite"});
     this.root = build("section", {class: "ks-card ks-main", "aria-label": "Attention map"},
       build("header", {class: "ks-main-head"},
         build("div", {class: "ks-names"}, this.title, this.subtitle),
         build("div", {class: "ks-group", role: "group", "aria-label": "View"}, ...this.buttons),
-        this.scale, this.zooms),
+        this.other.root, this.scale, this.zooms),
+      this.kept,
       this.stage,
       build("footer", {class: "ks-main-foot"}, this.legend.root, this.readout));
     watchPointer(this);
@@ -67,6 +71,7 @@ export class MainPart {
   update(scene, changed) {
     const {values} = scene.state;
     this.scene = scene;
+    this.other.update(scene);
     for (const button of this.buttons) {
       const view = button.dataset.view;
       const isPossible = !scene.layer || !(scene.isGate || scene.display === "bars" || scene.map?.rows === 1) || view === "map" || (view === "compare" && scene.display === "gate");
@@ -79,7 +84,6 @@ export class MainPart {
       this.title.textContent = isGate ? scene.layer.path : `${scene.layer.path} · head ${scene.head}`;
       this.title.title = this.title.textContent;
       this.subtitle.textContent = this.subtitle.title = subtitleOf(scene);
-      this.subtitle.classList.toggle("ks-long", Boolean(scene.map?.chosen));
       fillSelect(this.scale, isGate
         ? [["log", "0 to 1"], ["linear", "min to max"]]
         : [["log", "× uniform (log)"], ["linear", "weight (linear)"]], values.scale);
@@ -91,6 +95,9 @@ export class MainPart {
     }
     this.stage.classList.remove("ks-waiting");
     this.notice.textContent = "";
+    this.legend.root.hidden = false;
+    this.kept.textContent = keptOf(scene);
+    this.kept.hidden = !this.kept.textContent;
     const display = this.displayFor(scene);
     const isOnlyHover = [...changed].every((name) => name === "hover") && display === this.display && display !== this.displays.lines;
     this.changeDisplay(display);
@@ -121,6 +128,9 @@ export class MainPart {
     this.shown = false;
     this.display?.node?.remove();
     this.display = null;
+    this.zooms.hidden = true;
+    this.legend.root.hidden = true;
+    this.kept.hidden = true;
     for (const canvas of [this.cells, this.above]) sizeCanvas(canvas, this.stage.clientWidth, this.stage.clientHeight);
     this.notice.textContent = scene.sentence ?? "Loading …";
     this.readout.textContent = "";
@@ -142,10 +152,10 @@ export function readoutOf(scene) {
   const {map, head, labels, state, query, key, isGate} = scene;
   const isFocused = state.hover.query !== null || state.hover.key !== null || state.values.key !== null;
   if (isGate) {
-    if (!isFocused) return "Point at a value; click to hold it.";
+    if (!isFocused) return "Point at a value; click holds it.";
     return `${labels.key.spoken(key)}: ${formatWeight(map.values[key])}`;
   }
-  if (!isFocused) return "Point at a cell; click to hold it, Esc to let go.";
+  if (!isFocused) return "Point at a cell; click holds it.";
   const pair = map.rows > 1 ? `${labels.query.spoken(query)} → ${labels.key.spoken(key)}` : labels.key.spoken(key);
   if (!map.isAllowed(head, query, key)) return `${pair}: masked`;
   const weight = map.row(head, query)[key];

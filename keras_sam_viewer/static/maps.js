@@ -208,14 +208,40 @@ export class GateMap {
     this.values = Float32Array.from(codes, (code) => low + ((high - low) * code) / 65535);
     this.low = low;
     this.high = high;
-    this.columns = layer.shape.at(-1);
-    this.rows = size / this.columns;
+    // Slices of volumes lie beside each other, with a hatched column between.
+    const {shape} = layer;
+    this.depth = shape.length > 2 ? shape.slice(0, -2).reduce((a, b) => a * b, 1) : 1;
+    this.width = shape.at(-1);
+    this.rows = shape.length > 1 ? shape.at(-2) : 1;
+    this.columns = this.depth * this.width + this.depth - 1;
     this.heads = 1;
     this.bytes = 4 * size;
   }
 
   levels(scale) {
-    const data = Int16Array.from(this.values, (value) => scale.level(value));
+    return this.layOut(this.values, (value) => scale.level(value));
+  }
+
+  /** Levels on a plane, of values in their order. */
+  layOut(values, levelOf) {
+    const data = new Int16Array(this.rows * this.columns).fill(MASKED);
+    values.forEach((value, index) => {
+      const [row, column] = this.cellOf(index);
+      data[row * this.columns + column] = levelOf(value);
+    });
     return {data, rows: this.rows, columns: this.columns, stride: 1};
+  }
+
+  cellOf(index) {
+    const slice = Math.floor(index / (this.rows * this.width));
+    const inside = index % (this.rows * this.width);
+    return [Math.floor(inside / this.width), slice * (this.width + 1) + (inside % this.width)];
+  }
+
+  /** The index of a cell; null between two slices. */
+  indexAt(row, column) {
+    const slice = Math.floor(column / (this.width + 1));
+    const inside = column % (this.width + 1);
+    return inside === this.width ? null : (slice * this.rows + row) * this.width + inside;
   }
 }

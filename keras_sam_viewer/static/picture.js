@@ -35,7 +35,7 @@ export class PictureDisplay {
   layout(context, scene, width, height) {
     const {map, picture} = scene;
     this.hasMap = map.rows > 1;
-    const share = this.hasMap ? Math.max(200, Math.min(360, width * 0.38)) : 0;
+    const share = this.hasMap ? Math.max(200, Math.min(310, width * 0.36)) : 0;
     const size = fitPicture(picture, width - share - 24, height - PICTURE_TITLE - 8);
     this.box = {x: 4, y: PICTURE_TITLE, ...size};
     if (!this.hasMap) return;
@@ -72,7 +72,9 @@ export class PictureDisplay {
     for (let n = 0; n < row.length; n++) {
       const clear = scale.at(row[n] || 0, count);
       context.fillStyle = theme === "dark" ? `rgba(43, 51, 63, ${0.86 * (1 - clear)})` : `rgba(150, 160, 174, ${0.82 * (1 - clear)})`;
-      context.fillRect(...this.cellBox(grid, n));
+      const [x, y, width, height] = this.cellBox(grid, n);
+      const [left, top] = [Math.round(x), Math.round(y)];
+      context.fillRect(left, top, Math.round(x + width) - left, Math.round(y + height) - top);
     }
     strongestKeys(row, NUMBERED, 1, count).forEach((n, rank) => {
       const [x, y, width, height] = this.cellBox(grid, n);

@@ -25,7 +25,7 @@ export class RankedRows {
     const shown = order.slice(0, fits);
     let largest = options.largest ?? (shown.length ? weights[shown[0]] : 1);
     if (before) for (const index of shown) largest = Math.max(largest, before[index] || 0);
-    const hasCrops = Boolean(scene.picture && scene.labels[options.axis].grid);
+    const hasCrops = Boolean(scene.picture && scene.labels[options.axis].grid?.length === 2);
     this.root.classList.toggle("ks-with-crops", hasCrops);
     this.root.classList.toggle("ks-no-multiples", !multiple);
     this.fill(shown.length);

@@ -5,6 +5,8 @@ import {rampColor, THEMES} from "./colors.js";
 import {isGateKind} from "./statistics.js";
 import {logScale} from "./scales.js";
 
+const LARGEST_THUMBNAIL = 32; // cells on a side
+
 export function drawThumbnail(context, scene, cell, store) {
   const {stats, example, theme} = scene;
   const {layer, layerIndex, head, side} = cell;
@@ -23,12 +25,18 @@ export function drawThumbnail(context, scene, cell, store) {
   const scale = logScale(view.key_length);
   let {rows, columns} = thumbnail;
   const isList = layer.kind === "selective";
-  // Codes may be padded to the longest example; the crop is of this one.
   if (!isList) {
-    rows = Math.min(rows, view.query_length);
-    columns = Math.min(columns, view.key_length);
+    const views = scene.meta.views[layerIndex];
+    rows = cropped(rows, view.query_length, views.map((each) => each.query_length));
+    columns = cropped(columns, view.key_length, views.map((each) => each.key_length));
   }
   paintCodes(context, thumbnail, rows, columns, side, (code) => rampColor(theme, scale.at(2 ** ((code - 1) / 16 - 4), 1)));
+}
+
+/** Thumbnails are of the longest example; how many cells of one belong to this one. */
+function cropped(cells, length, lengths) {
+  const stride = Math.ceil(Math.max(...lengths) / LARGEST_THUMBNAIL) || 1;
+  return Math.max(1, Math.min(cells, Math.ceil(length / stride)));
 }
 
 function paintCodes(context, {data, columns: stride}, rows, columns, side, colorOf) {

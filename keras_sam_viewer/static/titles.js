@@ -6,7 +6,7 @@ const KINDS = {
   spatial: "spatial gate", pointwise_spatial: "pointwise spatial gate (mean over channels)", channel: "channel gate",
 };
 
-export function subtitleOf({layer, view, map}) {
+export function subtitleOf({layer, view}) {
   if (isGateKind(layer.kind)) {
     const size = layer.kind === "channel" ? plural(layer.shape[0], "channel") : `${layer.shape.join(" × ")} positions`;
     return `${KINDS[layer.kind]}, ${size}`;
@@ -19,8 +19,12 @@ export function subtitleOf({layer, view, map}) {
     ? `${queries} × ${keys} of ${rows} × ${columns}, padding cropped`
     : `${queries} queries × ${keys} keys`;
   if (layer.causal) text += ", causal";
-  if (map?.chosen) {
-    text += ` · kept: exact rows for ${map.chosen.size} chosen queries, the ${map.strongest} strongest keys of every query, an overview by blocks of ${map.stride} × ${map.stride}`;
-  }
   return text;
+}
+
+/** What was kept of a long sequence. */
+export function keptOf({map}) {
+  if (!map?.chosen) return "";
+  return `Long sequence: kept are exact rows for ${map.chosen.size} chosen queries (marked at the right edge), the ` +
+    `${map.strongest} strongest keys of every query, and an overview, the largest weight of ${map.stride} × ${map.stride}.`;
 }
