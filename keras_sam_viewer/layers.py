@@ -136,9 +136,8 @@ class Extent:
             count = int(np.prod(layer.shape))
             return cls((count,) * layer.examples, (count,) * layer.examples)
         if layer.kind == "selective":
-            lengths = [
-                _length(layer.parts(i)[1], layer.shape[0]) for i in range(layer.examples)
-            ]
+            masks = [layer.parts(i)[1] for i in range(layer.examples)]
+            lengths = [_length(mask, layer.shape[0]) for mask in masks]
             return cls((1,) * layer.examples, tuple(lengths))
         queries, keys = layer.shape
         if layer.allowed is None:

@@ -6,7 +6,6 @@ import time
 import numpy as np
 
 from keras_sam_viewer import codes, maps, records
-from keras_sam_viewer.layers import Extent
 from keras_sam_viewer.pooling import MaximumPool, pool_gate
 from keras_sam_viewer.statistics import (
     STATISTICS,
@@ -31,6 +30,9 @@ class Options:
     fine: bool = False
 
 
+PLAIN = Options()
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerRecords:
     """What a step keeps of one layer.
@@ -48,7 +50,7 @@ class LayerRecords:
     maps: list
 
 
-def encode_layer(layer, extent, options=Options()):
+def encode_layer(layer, extent, options=PLAIN):
     """Returns the `LayerRecords` of a `Layer`, of which it reads every row once."""
     if layer.is_pairs:
         return _encode_pairs(layer, extent, options)
@@ -100,9 +102,8 @@ def _encode_parts(layer, extent, example):
     grid = layer.key_grid
     if grid is None or np.prod(grid) != weights.shape[1]:
         grid = (max(1, max(extent.key_lengths)),)
-    planes = [
-        pool_gate(plane(head[: np.prod(grid)], grid), THUMBNAIL) for head in multiples
-    ]
+    cells = int(np.prod(grid))
+    planes = [pool_gate(plane(head[:cells], grid), THUMBNAIL) for head in multiples]
     statistics = _in_order(part_statistics(weights, allowed))
     thumbnails = codes.encode_octaves(np.stack(planes))
     return statistics, thumbnails, None, maps.part_map(weights, allowed)
@@ -172,7 +173,7 @@ def encode_map(records_of_layer, layer, example, step):
     return records.pack({**index, **attributes}, arrays)
 
 
-def encode_meta(layers, extents, options=Options(), **described):
+def encode_meta(layers, extents, options=PLAIN, **described):
     """Returns the blob that describes a run.
 
     Args:

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_sam_viewer.layers import Extent, Layer
 from keras_sam_viewer.steps import (
+    PLAIN,
     Options,
     encode_layer,
     encode_map,
@@ -24,9 +25,10 @@ from keras_sam_viewer.steps import (
 
 STEPS = (0, 10, 20, 50, 100, 200)
 HOSTILE = '<img src=x onerror="window.hacked=1">'
-TEXT = """def get ( self , block = True , timeout = None ) : \n \t if not block : \n \t \t
-if self . empty ( ) : \n \t \t \t raise Empty \n \t elif timeout is None : \n \t \t while
-self . empty ( ) : \n \t \t \t self . wait ( )""".split(" ")
+TEXT = """def get ( self , block = True , timeout = None ) : ~ if not block : ~~ if self .
+empty ( ) : ~~~ raise Empty ~ elif timeout is None : ~~ while self . empty ( ) : ~~~ self .
+wait ( )"""
+TOKENS = [t.replace("~", "\n\t", 1).replace("~", "\t") for t in TEXT.split()]
 
 
 @dataclasses.dataclass
@@ -46,7 +48,7 @@ class Run:
     layers: dict
 
 
-def make_run(name, make_layers, steps=STEPS, options=Options(), **described):
+def make_run(name, make_layers, steps=STEPS, options=PLAIN, **described):
     """Returns a `Run` of the layers that `make_layers(progress)` makes."""
     blobs, by_step = {}, {}
     for index, step in enumerate(steps):
@@ -111,7 +113,7 @@ def causal_layers(progress, layers=4, heads=4, length=128):
 
 def causal_run(name="causal LM", length=128, **options):
     """A causal language model: 4 layers of 4 heads, one example with tokens."""
-    tokens = (TEXT * (length // len(TEXT) + 1))[:length]
+    tokens = (TOKENS * (length // len(TOKENS) + 1))[:length]
     return make_run(
         name,
         lambda progress: causal_layers(progress, length=length),
@@ -148,7 +150,8 @@ def translating_layers(progress, queries=(27, 20), keys=(5, 3)):
 
 
 def translating_run(name="translate"):
-    words = ["five hundred and eighty six".split(), "twenty one thousand".split()]
+    names = ["five hundred and eighty six", "twenty one thousand"]
+    words = [name.split() for name in names]
     letters = [["<s>", *"fünfhundertsechsundachtzig"], ["<s>", *"einundzwanzigtausend"]]
     letters[1] = letters[1][:20]
     lists = [words[0], words[1], letters[0], letters[1]]
@@ -156,7 +159,7 @@ def translating_run(name="translate"):
     return make_run(
         name,
         translating_layers,
-        examples=["five hundred and eighty six", "twenty one thousand"],
+        examples=names,
         label_lists=lists,
         labels=labels,
     )
@@ -198,7 +201,7 @@ def long_layers(progress, length=2048):
 
 
 def long_run(name="long", length=2048):
-    tokens = (TEXT * (length // len(TEXT) + 1))[:length]
+    tokens = (TOKENS * (length // len(TOKENS) + 1))[:length]
     return make_run(
         name,
         lambda progress: long_layers(progress, length),
@@ -211,7 +214,7 @@ def long_run(name="long", length=2048):
 
 def wide_run(name="wide"):
     """12 layers of 8 heads, 128 tokens."""
-    tokens = (TEXT * 3)[:128]
+    tokens = (TOKENS * 3)[:128]
     return make_run(
         name,
         lambda progress: causal_layers(progress, 12, 8),
