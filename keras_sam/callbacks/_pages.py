@@ -37,7 +37,7 @@ def columns_for(count, width=1):
         count: The number of panels.
         width: How much wider than high a panel is.
     """
-    least = max(1, math.ceil(math.sqrt(count / width)))
+    least = min(count, max(1, math.ceil(math.sqrt(count / width))))
     return min(range(least, min(count, 2 * least) + 1), key=lambda n: (-count % n, n))
 
 

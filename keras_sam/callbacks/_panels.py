@@ -126,7 +126,7 @@ def _gates(layer, example, picture):
         HeatMap(shown, own, both, "its own range", **common),
     ]
     if is_map and picture is not None and gate.ndim == 2:
-        over = {**common, "rows": None, "columns": None, "picture": picture}
+        over = {**common, "picture": picture}
         panel.append(HeatMap(shown, own, "over the input", "clear: high gates", **over))
     note = "Channels." if layer.kind == "channel" else "Positions of the input."
     if layer.kind == "pointwise_spatial":

@@ -151,7 +151,7 @@ def layer_of(maps, path):
     weights, details = maps[path], maps.details[path]
     if not hasattr(weights, "rows"):
         weights = np.asarray(keras.ops.convert_to_numpy(weights), np.float32)
-    allowed = getattr(maps, "allowed", {}).get(path)
+    allowed = maps.allowed.get(path)
     if allowed is not None and not hasattr(allowed, "rows"):
         allowed = np.asarray(keras.ops.convert_to_numpy(allowed), bool)
     return Layer(

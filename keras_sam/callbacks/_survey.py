@@ -95,6 +95,7 @@ class PairMaps:
         np.maximum(largest, values.max((1, 2)), out=largest)
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def survey(layer, examples, largest):
     """Reads the weights of a `keras_sam_viewer.layers.Layer` once.
 
@@ -122,14 +123,13 @@ def survey(layer, examples, largest):
         for queries, keys in zip(extent.query_lengths, extent.key_lengths, strict=True)
     ][:examples]
     is_finite = True
-    with np.errstate(invalid="ignore", over="ignore"):
-        for blocks in layer.rows():
-            for example, rows in enumerate(blocks):
-                is_finite &= bool(np.isfinite(rows.weights).all())
-                measured[example].add(rows)
-                if example < len(maps):
-                    maps[example].add(rows)
-        statistics = _stack([each.result() for each in measured])
+    for blocks in layer.rows():
+        for example, rows in enumerate(blocks):
+            is_finite &= bool(np.isfinite(rows.weights).all())
+            measured[example].add(rows)
+            if example < len(maps):
+                maps[example].add(rows)
+    statistics = _stack([each.result() for each in measured])
     return Survey(extent, statistics, maps, is_finite)
 
 
