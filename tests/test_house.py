@@ -43,6 +43,7 @@ LEVELS = {
     "keras_sam.normalizers": 2,
     "keras_sam.backend": 1,
     "keras_sam.recording": 1,
+    "keras_sam.foreign": 0,
     "keras_sam._initializers": 0,
     "keras_sam._rows": 0,
     "keras_sam._startup": 0,

@@ -42,6 +42,10 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     * *Text* lists, where `tokens` are given, what each token attends to most.
     * *Histograms*, on request, are of the weights.
 
+    Attention layers are those of keras_sam, Keras's own ones such as
+    `keras.layers.MultiHeadAttention`, those of KerasHub and those of one's own that
+    `keras_sam.record_attention` describes. The model needs no change.
+
     Args:
         log_dir: The directory that TensorBoard reads; that of `keras.callbacks.TensorBoard`
             will do. It is read when something is written.
@@ -299,7 +303,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         with record_attention() as maps:
             model(self.inputs, training=False)
         if not maps:
-            error = ValueError("no attention layer of keras_sam was called")
+            error = ValueError("no attention layer was called")
             failed("everything", error)
             return
         found = Step(self, maps, failed)
