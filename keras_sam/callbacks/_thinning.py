@@ -8,6 +8,7 @@ once more. From then on, steps have to be twice as far apart.
 
 import time
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from keras_sam.callbacks._event_log import event_of, read_events
@@ -74,7 +75,15 @@ class ThinnedRun:
 
 
 def _halved(steps):
-    return sorted(steps)[::2]
+    """Returns half of the steps: every second one, or those nearest to even spacing."""
+    steps = sorted(steps)
+    half = steps[::2]
+    gaps = np.diff(half)
+    if gaps.max() <= 2 * gaps.min():
+        return half
+    # Short trainings, one after the other, leave many late steps.
+    targets = np.linspace(steps[0], steps[-1], len(half))
+    return sorted({min(steps, key=lambda step: abs(step - at)) for at in targets})
 
 
 def _spacing(steps):
