@@ -205,4 +205,4 @@ def test_tokens_are_a_table(page):
     table.wait_for()
     rows = [row.split("\t") for row in table.inner_text().strip().splitlines()]
     cells = [cell.strip() for row in rows for cell in row if cell.strip()]
-    assert {"cat", HOSTILE, "**on**"} <= set(cells)
+    assert {"1 cat", f"3 {HOSTILE}", "4 **on**"} <= set(cells)
