@@ -440,7 +440,10 @@ def test_ten_pictures_are_kept_evenly(tmp_path, epochs):
     assert steps[0] == -1
     assert steps[-1] == sum(epochs) - 1
     gaps = np.diff(steps)[:-1]
-    assert gaps.max(initial=1) <= max(2, 3 * sum(epochs) / 10)
+    if len(epochs) == 1:
+        assert gaps.max() <= 2 * gaps.min()
+    else:  # what an earlier training dropped is gone
+        assert gaps.max() <= sum(epochs) / 2
 
 
 def test_pictures_of_another_process_are_thinned_too(tmp_path):
