@@ -16,8 +16,10 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
 import viewer_runs
-from viewer_pages import chromium, offline_page
+from viewer_pages import chromium
 from viewer_server import serve
+
+from keras_sam_viewer.html import make_page
 
 STEPS = tuple(range(0, 120, 10))
 
@@ -152,7 +154,7 @@ def main():
         with serve(sites) as address, chromium(f"{folder}/profile") as browser:
             for n, run in enumerate(runs):
                 path = pathlib.Path(folder, f"{n}.html")
-                path.write_text(offline_page(run), encoding="utf-8")
+                path.write_text(make_page([run]), encoding="utf-8")
                 size = path.stat().st_size / 1e6
                 for name, url in [
                     (run.name, f"{address}{n}/"),

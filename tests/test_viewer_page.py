@@ -8,8 +8,10 @@ import json
 import numpy as np
 import pytest
 import viewer_runs
-from viewer_pages import CHROMIUM, chromium, offline_page, watch
+from viewer_pages import CHROMIUM, chromium, watch
 from viewer_server import serve
+
+from keras_sam_viewer.html import make_page
 
 pytest.importorskip(
     "playwright.sync_api", reason="needs playwright (pip install playwright)"
@@ -492,7 +494,7 @@ def test_no_data_yet_and_live_reload(browser, address, sites, runs):
 def test_one_file_holds_everything(browser, runs, tmp_path, how):
     page = browser.new_page()
     errors, addresses = watch(page)
-    html = offline_page(runs["translate"], runs[HOSTILE])
+    html = make_page([runs["translate"], runs[HOSTILE]])
     path = tmp_path / "page.html"
     if how == "file":
         path.write_text(html, encoding="utf-8")

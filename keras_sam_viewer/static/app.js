@@ -52,9 +52,9 @@ export class App {
     try {
       await this.store.refresh();
     } catch (error) {
-      this.main.notice.textContent = sentenceOf(error);
-      return;
+      this.failure = sentenceOf(error);
     }
+    this.isListed = true;
     await this.follow(patch);
     this.isStarted = true;
     this.state.touch("start");
@@ -87,7 +87,7 @@ export class App {
     await this.follow({
       run: name, layerPath: before, example,
       ...(this.store.steps.get(name)?.includes(step) ? {step} : {step: null}),
-      ...(this.store.runs.has(name) && before ? {head} : {}),
+      ...(before ? {head} : {}),
       zoom: NO_ZOOM,
     });
   }
@@ -104,6 +104,7 @@ export class App {
     this.isReloading = true;
     try {
       const isNew = await this.store.refresh();
+      this.failure = null;
       if (!isNew) return;
       this.store.forgetFailures();
       for (const name of [...this.store.runs.keys()]) await this.store.open(name, true);
@@ -118,11 +119,12 @@ export class App {
 
   draw(changed) {
     const {state, store} = this;
-    const hasRuns = store.names.length > 0 || state.values.run !== null;
+    const hasRuns = !this.isListed || this.failure || store.names.length > 0 || state.values.run !== null;
     this.grid.classList.toggle("ks-is-empty", !hasRuns);
     this.empty.hidden = hasRuns;
     if (changed.has("run") || changed.has("step") || changed.has("layer") || changed.has("example")) store.drop();
     const scene = makeScene(state, store);
+    if (this.failure && !scene.run) scene.sentence = this.failure;
     if (scene.map) {
       const isComparing = state.values.view === "compare" || state.values.reference;
       scene.reference = isComparing ? referenceOf(scene, store) : null;

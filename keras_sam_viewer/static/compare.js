@@ -140,9 +140,12 @@ export class CompareDisplay {
 function compareMaps(a, headA, b, headB) {
   const queries = [];
   let sum = 0;
-  for (let query = 0; query < b.rows; query++) {
+  // Of long sequences, the rows that are kept whole.
+  const rows = b.chosen ? [...b.chosen.keys()].filter((query) => a.isExact(query)) : Array.from({length: b.rows}, (_, n) => n);
+  for (const query of rows) {
+    if (query >= b.rows) continue;
     if (b.count(headB, query) < 2) continue;
-    const [before, after] = [a.row(headA, query), b.row(headB, query)];
+    const [before, after] = [a.readRow(headA, query), b.readRow(headB, query)];
     let change = 0;
     let [left, found] = [0, 0];
     for (let key = 0; key < b.keys; key++) {

@@ -148,7 +148,7 @@ function defaultReference({run, layerIndex, head, layer, steps, step, stats, exa
 
 function sameShape(a, b) {
   if (a.values || b.values) return a.values?.length === b.values?.length;
-  return a.rows === b.rows && a.keys === b.keys;
+  return a.rows === b.rows && a.keys === b.keys && Boolean(a.chosen) === Boolean(b.chosen);
 }
 
 export function differenceScaleOf(scene) {
