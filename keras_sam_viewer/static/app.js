@@ -48,7 +48,7 @@ export class App {
     const patch = decodeState(this.address.read());
     this.applyTheme();
     this.address.onTheme(() => this.applyTheme());
-    this.address.onChange(() => this.follow(decodeState(this.address.read())));
+    this.address.onChange(() => (this.following = this.follow(decodeState(this.address.read()))));
     try {
       await this.store.refresh();
     } catch (error) {
