@@ -1,6 +1,6 @@
 // A and B, their difference, and the queries that moved most.
 import {drawKeyAxis, drawQueryAxis} from "./axes.js";
-import {build, cutText, SANS} from "./dom.js";
+import {build, cutText, MONO, SANS} from "./dom.js";
 import {drawCursor} from "./cursor.js";
 import {formatPercent} from "./format.js";
 import {cellAt, LABELED, visiblePart} from "./geometry.js";
@@ -121,6 +121,20 @@ export class CompareDisplay {
       ),
     );
     this.list.replaceChildren(title, ...rows);
+  }
+
+  /** The list, written into a saved picture. */
+  writeInto(context, scene, x, y) {
+    const colors = THEMES[scene.theme];
+    const [left, top] = this.spots[3];
+    context.textAlign = "left";
+    context.textBaseline = "middle";
+    context.font = `11px ${MONO}`;
+    [...this.list.children].forEach((row, n) => {
+      context.fillStyle = n ? colors.soft : colors.text;
+      const line = n ? [...row.children].map((cell) => cell.textContent).join("  ") : row.textContent;
+      context.fillText(line, x + left, y + top + 11 + 22 * n);
+    });
   }
 
   hit(scene, x, y) {
