@@ -10,7 +10,7 @@ import {decodeState, encodeState} from "./hash.js";
 import {makeEmpty} from "./empty.js";
 import {makeScene, referenceOf} from "./scene.js";
 import {rankHeads} from "./changed.js";
-import {reveal, zoomAt as zoomPanelAt} from "./geometry.js";
+import {reveal, zoomPanelAt} from "./geometry.js";
 import {saveCsv, savePng} from "./export.js";
 import {sentenceOf, Store} from "./store.js";
 import {State} from "./state.js";

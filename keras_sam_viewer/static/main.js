@@ -148,7 +148,7 @@ export class MainPart {
   }
 }
 
-export function readoutOf(scene) {
+function readoutOf(scene) {
   const {map, head, labels, state, query, key, isGate} = scene;
   const isFocused = state.hover.query !== null || state.hover.key !== null || state.values.key !== null;
   if (isGate) {

@@ -95,7 +95,7 @@ function firstQuery(map, labels) {
   return query;
 }
 
-export function indexOfLargest(numbers) {
+function indexOfLargest(numbers) {
   let best = 0;
   for (let n = 1; n < numbers.length; n++) {
     if (numbers[n] > numbers[best] || Number.isNaN(numbers[best])) best = n;

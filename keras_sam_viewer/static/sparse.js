@@ -141,7 +141,7 @@ export function differenceOfOverviews(a, headA, b, headB, scale) {
 }
 
 /** A level from an octave code: 0 is masked, else 1 + 16 (log2(multiple) + 4). */
-export function octaveLevel(code, scale, count = 1) {
+function octaveLevel(code, scale, count = 1) {
   if (!code) return MASKED;
   const octave = (code - 1) / 16 - 4;
   if (scale.level) return scale.level(code === 1 ? 0 : 2 ** octave / Math.max(1, count));
