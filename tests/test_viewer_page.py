@@ -43,7 +43,14 @@ def broken(run, key, change):
 def runs():
     made = [
         viewer_runs.causal_run(),
-        viewer_runs.causal_run("causal LM, 512 tokens", 512),
+        viewer_runs.make_run(
+            "512 tokens",
+            lambda progress: viewer_runs.causal_layers(0.2 * progress, 1, 2, 512),
+            (0, 10),
+            examples=["one"],
+            label_lists=[(viewer_runs.TOKENS * 20)[:512]],
+            labels=[[(0, 0)]],
+        ),
         viewer_runs.translating_run(),
         viewer_runs.picture_run(),
         viewer_runs.long_run(length=1100),
@@ -150,7 +157,7 @@ def test_it_opens_on_the_head_that_changed_most(page):
 
 
 def test_a_late_row_of_a_causal_map_has_many_colours(page):
-    go(page, run="causal LM, 512 tokens", layer="block_0/attend", head=0, step=10)
+    go(page, run="512 tokens", layer="block_0/attend", head=0, step=10)
     row = page.evaluate(
         """() => {
         const {main, scene} = document.body.kerasSam;
