@@ -36,6 +36,8 @@ LEVELS = {
     "keras_sam.addons": 5,
     "keras_sam.convert": 5,
     "keras_sam.export": 5,
+    "keras_sam._show": 5,
+    "keras_sam._viewed": 4,
     "keras_sam.layers": 4,
     "keras_sam.attention": 3,
     "keras_sam.gates": 3,

@@ -9,6 +9,7 @@ import numpy as np
 from keras_sam import _validation as check
 from keras_sam.callbacks import _heatmaps, _overlays, _summaries
 from keras_sam.callbacks._kinds import KINDS
+from keras_sam.callbacks._records import RecordWriter
 from keras_sam.callbacks._statistics import MEANINGS, summarize
 from keras_sam.callbacks._tokens import (
     attended_table,
@@ -56,6 +57,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         per_head: Whether to write scalars for every head, too.
         write_images: Whether to draw.
         write_histograms: Whether to write histograms of the weights.
+        write_records: Whether to write what the tab Attention of TensorBoard shows.
+        levels: The levels of a weight in these records, 255, or 63 for smaller files.
 
     TensorBoard keeps ten pictures of a layer unless it is told otherwise:
     `tensorboard --logdir logs --samples_per_plugin images=100`.
@@ -87,6 +90,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         per_head=False,
         write_images=True,
         write_histograms=False,
+        write_records=True,
+        levels=255,
     ):
         super().__init__()
         if not isinstance(log_dir, str | os.PathLike) or not os.fspath(log_dir):
@@ -107,6 +112,10 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         self.per_head = check.boolean("per_head", per_head)
         self.write_images = check.boolean("write_images", write_images)
         self.write_histograms = check.boolean("write_histograms", write_histograms)
+        self.write_records = check.boolean("write_records", write_records)
+        self.levels = check.one_of("levels", levels, (63, 255))
+        self._records = RecordWriter(levels, self.max_examples)
+        self._logs = None
         self._prefix = "epoch" if update_freq == "epoch" else "batch"
         self._directory = os.path.join(self.log_dir, "attention")
         self._file = None
@@ -133,10 +142,12 @@ class AttentionTensorBoard(keras.callbacks.Callback):
             self._batches_before_epoch = self._batches
 
     def on_epoch_end(self, epoch, logs=None):
+        self._logs = logs
         if self.update_freq == "epoch":
             self._try_to_write(epoch)
 
     def _after_batch(self, batch, logs=None):
+        self._logs = logs
         before, self._batches = self._batches, self._batches_before_epoch + batch + 1
         # `steps_per_execution` skips batches: write when a multiple has been passed.
         if self._batches // self.update_freq > before // self.update_freq:
@@ -205,6 +216,16 @@ class AttentionTensorBoard(keras.callbacks.Callback):
             listed = ", ".join(map(repr, maps)) or "none"
             error = ValueError(f"the model calls no such layer, but {listed}")
             failed(f"the tokens of the layer {path!r}", error)
+        if self.write_records:
+            values += self._records.values(
+                maps,
+                step,
+                self._logs,
+                lambda path: tokens_for(self.tokens, path, maps.details[path]),
+                self.inputs,
+                failed,
+                self.params and self.params.get("epochs"),
+            )
         if values:
             self._file = _summaries.EventFile.open(self._directory, self)
             self._file.write(values, step)
