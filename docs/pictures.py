@@ -24,9 +24,9 @@ WIDE, LOW, CELL = (1440, 900), (1100, 700), (980, 700)
 # Name, run, theme, size, what is in the address, keys, and where the pointer is
 # (as shares of the stage).
 PICTURES = [
-    ("map", "language", "light", WIDE, {}, "", (0.33, 0.75)),
-    ("map_dark", "language", "dark", WIDE, {}, "", (0.33, 0.75)),
-    ("compare", "language", "dark", WIDE, {"view": "compare"}, "", (0.22, 0.32)),
+    ("map", "language", "light", WIDE, {}, "", (0.506, 0.83)),
+    ("map_dark", "language", "dark", WIDE, {}, "", (0.506, 0.83)),
+    ("compare", "language", "dark", WIDE, {"view": "compare"}, "", (0.46, 0.4)),
     ("lines", "language", "light", WIDE, {"view": "lines"}, "", (0.12, 0.7)),
     (
         "translate",
@@ -103,10 +103,11 @@ def take(runs, folder, chosen=None):
 
 
 def save(data, path):
-    """Writes a picture with at most 256 colours, which keeps it small."""
+    """Writes a picture, with at most 256 colours if it is too large otherwise."""
     picture = Image.open(io.BytesIO(data)).convert("RGB")
-    picture = picture.quantize(256, dither=Image.Dither.NONE)
     picture.save(path, optimize=True)
+    if path.stat().st_size > LARGEST:
+        picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path}: {size / 1000:.0f} kB")
     if size > LARGEST:

@@ -109,7 +109,7 @@ export class CompareDisplay {
     const {labels} = scene;
     const key = (index) => `${labels.key.name(index)} ${index}`.trim();
     const fits = Math.max(3, Math.floor((parseFloat(this.list.style.height) - 30) / 22));
-    const rows = moved.queries.slice(0, fits).map(({query, share, left, found}) =>
+    const rows = moved.queries.filter((each) => each.share >= 0.005).slice(0, fits).map(({query, share, left, found}) =>
       build(
         "button",
         {class: "ks-moved-row", type: "button", onclick: () => this.state.set({query, key: found})},

@@ -72,6 +72,7 @@ export class MainPart {
     const {values} = scene.state;
     this.scene = scene;
     this.other.update(scene);
+    this.root.classList.toggle("ks-comparing", values.view === "compare");
     for (const button of this.buttons) {
       const view = button.dataset.view;
       const isPossible = !scene.layer || !(scene.isGate || scene.display === "bars" || scene.map?.rows === 1) || view === "map" || (view === "compare" && scene.display === "gate");

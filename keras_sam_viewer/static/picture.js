@@ -70,7 +70,7 @@ export class PictureDisplay {
     // The veil: its opacity falls as the multiple of uniform grows.
     for (let n = 0; n < row.length; n++) {
       const clear = scale.at(row[n] || 0, count);
-      context.fillStyle = theme === "dark" ? `rgba(43, 51, 63, ${0.86 * (1 - clear)})` : `rgba(150, 160, 174, ${0.82 * (1 - clear)})`;
+      context.fillStyle = theme === "dark" ? `rgba(43, 51, 63, ${0.74 * (1 - clear)})` : `rgba(150, 160, 174, ${0.7 * (1 - clear)})`;
       const [x, y, width, height] = this.cellBox(grid, n);
       const [left, top] = [Math.round(x), Math.round(y)];
       context.fillRect(left, top, Math.round(x + width) - left, Math.round(y + height) - top);
