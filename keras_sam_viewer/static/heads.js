@@ -59,7 +59,7 @@ export class HeadsPart {
     const wide = Math.floor((clientWidth - nameWidth - 14) / columns) - GAP - 2;
     const list = this.changedList.root;
     const least = getComputedStyle(list).display === "none" ? 4 : 92;
-    const most = this.root.clientHeight - this.scroll.offsetTop - least - 26;
+    const most = this.root.clientHeight - this.root.firstElementChild.offsetHeight - least - 26;
     const high = Math.floor(most / meta.layers.length) - GAP - 2;
     let side = Math.max(18, Math.min(56, wide));
     if (side >= 34 && high - NUMBER < side) side = high - NUMBER;
