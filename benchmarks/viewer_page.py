@@ -4,7 +4,7 @@ Hovering and panning in frames a second, a change of step whose map is loaded an
 map is not (median and 95th percentile), and the time to the first map on the screen: over
 routes like the plugin's, and as one offline file.
 
-    python benchmarks/viewer_page.py
+    python benchmarks/viewer_page.py [512 1024 128]
 """
 
 import pathlib
@@ -96,34 +96,23 @@ PAINTED = """() => {
 }"""
 
 
-def big_layers(progress):
-    """One head with 1024 x 1024 pairs, which is the most that is kept whole."""
-    return viewer_runs.causal_layers(progress, 1, 1, 1024)
+def make_run(name, layers, heads, length):
+    return viewer_runs.make_run(
+        name,
+        lambda p: viewer_runs.causal_layers(0.2 * p, layers, heads, length),
+        STEPS,
+        examples=["one"],
+        label_lists=[(viewer_runs.TOKENS * 40)[:1024]],
+        labels=[[(0, 0)]] * layers,
+    )
 
 
-def make_runs():
-    described = {"examples": ["one"], "label_lists": [(viewer_runs.TOKENS * 40)[:1024]]}
-    yield viewer_runs.make_run(
-        "4 x 4 x 512",
-        lambda p: viewer_runs.causal_layers(0.2 * p, length=512),
-        STEPS,
-        labels=[[(0, 0)]] * 4,
-        **described,
-    )
-    yield viewer_runs.make_run(
-        "1024 x 1024",
-        lambda p: big_layers(0.2 * p),
-        STEPS,
-        labels=[[(0, 0)]],
-        **described,
-    )
-    yield viewer_runs.make_run(
-        "12 x 8 x 128",
-        lambda p: viewer_runs.causal_layers(0.2 * p, 12, 8),
-        STEPS,
-        labels=[[(0, 0)]] * 12,
-        **described,
-    )
+# 1024 x 1024 pairs are the most of a head that are kept whole.
+RUNS = {
+    "512": lambda: make_run("4 x 4 x 512", 4, 4, 512),
+    "1024": lambda: make_run("1024 x 1024", 1, 1, 1024),
+    "128": lambda: make_run("12 x 8 x 128", 12, 8, 128),
+}
 
 
 def spread(times):
@@ -148,7 +137,7 @@ def measure(browser, url):
 def main():
     columns = ["first map", "hover", "pan", "step, loaded", "step, not loaded"]
     print(f"{'':24}" + "".join(f"{column:>26}" for column in columns))
-    runs = list(make_runs())
+    runs = [make() for name, make in RUNS.items() if name in (sys.argv[1:] or RUNS)]
     with tempfile.TemporaryDirectory() as folder:
         sites = {str(n): {run.name: run} for n, run in enumerate(runs)}
         with serve(sites) as address, chromium(f"{folder}/profile") as browser:

@@ -21,44 +21,23 @@ from keras_sam_viewer.html import make_page
 
 WIDE, LOW, CELL = (1440, 900), (1100, 700), (980, 700)
 
-# Name, run, theme, size, what is in the address, keys, and where the pointer is
-# (as shares of the stage).
+# Name, run, theme, size, what is in the address, and where the pointer is (as shares of
+# the stage).
+HELD = {"layer": "block_3", "head": 0, "q": 416, "k": 286}
+ALIGN = {"layer": "align", "example": 2}
 PICTURES = [
-    ("map", "language", "light", WIDE, {}, "", (0.506, 0.83)),
-    ("map_dark", "language", "dark", WIDE, {}, "", (0.506, 0.83)),
-    ("compare", "language", "dark", WIDE, {"view": "compare"}, "", (0.46, 0.4)),
-    ("lines", "language", "light", WIDE, {"view": "lines"}, "", (0.12, 0.7)),
-    (
-        "translate",
-        "translate entmax",
-        "light",
-        LOW,
-        {"layer": "align", "example": 2},
-        "",
-        None,
-    ),
-    (
-        "runs",
-        "translate softmax",
-        "light",
-        WIDE,
-        {"layer": "align", "view": "compare"},
-        "runs",
-        None,
-    ),
-    ("picture", "digits", "light", WIDE, {"layer": "mix_2"}, "", (0.25, 0.5)),
-    ("gate", "gates", "dark", WIDE, {"layer": "cbam_2/spatial_attention"}, "", (0.6, 0.4)),
-    (
-        "channels",
-        "gates",
-        "light",
-        WIDE,
-        {"layer": "cbam_2/channel_attention"},
-        "",
-        (0.4, 0.5),
-    ),
-    ("notebook", "digits", "dark", CELL, {"layer": "mix_1"}, "", (0.3, 0.4)),
+    ("map", "language", "light", WIDE, HELD, None),
+    ("map_dark", "language", "dark", WIDE, HELD, None),
+    ("compare", "language", "dark", WIDE, {"view": "compare"}, (0.46, 0.4)),
+    ("lines", "language", "light", WIDE, {"view": "lines"}, (0.12, 0.7)),
+    ("translate", "translate entmax", "light", LOW, ALIGN, None),
+    ("runs", "translate softmax", "light", WIDE, {**ALIGN, "view": "compare"}, None),
+    ("picture", "digits", "light", WIDE, {"layer": "mix_2"}, (0.25, 0.5)),
+    ("gate", "gates", "dark", WIDE, {"layer": "cbam_2/spatial_attention"}, (0.6, 0.4)),
+    ("channels", "gates", "light", WIDE, {"layer": "cbam_2/channel_attention"}, None),
+    ("notebook", "digits", "dark", CELL, {"layer": "mix_1"}, (0.3, 0.4)),
 ]
+COMPARED = {"runs": "translate entmax"}  # the other run of a picture
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
 LARGEST = 300_000  # bytes of a picture
 
@@ -73,7 +52,7 @@ def take(runs, folder, chosen=None):
         )
         path = pathlib.Path(temporary, "page.html")
         path.write_text(make_page(list(runs.values())), encoding="utf-8")
-        for name, run, theme, size, state, keys, pointer in PICTURES:
+        for name, run, theme, size, state, pointer in PICTURES:
             if run not in runs or (chosen and name not in chosen):
                 continue
             width, height = size
@@ -86,8 +65,8 @@ def take(runs, folder, chosen=None):
             page.goto(f"{path.as_uri()}#{state}")
             page.wait_for_function("() => document.body.kerasSam?.main.shown")
             page.wait_for_timeout(2500)
-            if keys == "runs":
-                other = runs["translate entmax"].name
+            if name in COMPARED:
+                other = runs[COMPARED[name]].name
                 page.get_by_label("Compare with").select_option(f"run {other}")
                 page.wait_for_timeout(800)
             if pointer:

@@ -48,7 +48,10 @@ export class App {
     const patch = decodeState(this.address.read());
     this.applyTheme();
     this.address.onTheme(() => this.applyTheme());
-    this.address.onChange(() => (this.following = this.follow(decodeState(this.address.read()))));
+    this.address.onChange((url) => {
+      clearTimeout(this.addressTimer);
+      this.following = this.follow(decodeState(this.address.read(url)));
+    });
     try {
       await this.store.refresh();
     } catch (error) {
@@ -132,7 +135,9 @@ export class App {
     }
     this.scene = scene;
     this.grid.classList.toggle("ks-one-step", !scene.steps || scene.steps.length < 2);
-    for (const part of this.parts) part.update(scene, changed);
+    // Zooming and scrolling change nothing beside the map.
+    const isMove = [...changed].every((name) => name === "zoom" || name === "scroll");
+    for (const part of isMove ? [this.main] : this.parts) part.update(scene, changed);
     this.prefetch(scene);
     if (this.isStarted && [...changed].some((name) => name !== "hover" && name !== "data")) this.writeAddress(scene);
   }
