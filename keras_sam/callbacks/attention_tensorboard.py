@@ -75,8 +75,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     tables of a layer. So at most ten are kept: the first, the last, and evenly spaced
     ones between them.
 
-    **Runs.** Below `log_dir`, `attention` has the means of layers and the records, `attention/head_<n>`
-    those of a head, and `attention/examples` pictures and tables
+    **Runs.** Below `log_dir`, `attention` has the means of layers and the records of the
+    viewer, `attention/head_<n>` the means of a head, `attention/examples` pictures and tables
     (`attention/examples_by_batch` with steps of batches). A layer that is called twice
     has its second call under `<layer>#2`.
 
