@@ -122,6 +122,7 @@ class ChannelAttention(Gate):
         self.output_dense = self._dense(1, "output", channels, hidden)
 
     def _dense(self, nth, name, units, width):
+        check.weight_shape("`hidden_units`", (width, units))
         dense = keras.layers.Dense(
             units,
             activation=self.activation if nth == 0 else None,
