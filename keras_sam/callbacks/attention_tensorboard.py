@@ -76,8 +76,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     ones between them.
 
     **Runs.** Below `log_dir`, `attention` has the means of layers and the records of the
-    viewer, `attention/head_<n>` the means of a head, `attention/examples` pictures and tables
-    (`attention/examples_by_batch` with steps of batches). A layer that is called twice
+    viewer, `attention/head_<n>` the means of a head, `attention/examples` the pictures and
+    tables (`attention/examples_by_batch` with steps of batches). A layer that is called twice
     has its second call under `<layer>#2`.
 
     **Without `fit`.** `watch.write(model, step)` writes whenever you like, and

@@ -94,9 +94,7 @@ class UnprojectedAttention(QueryValueAttention):
         self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
         self.causal = check.boolean("causal", causal)
-        self.sliding_window = check.positive_integer(
-            "sliding_window", sliding_window, optional=True
-        )
+        self.sliding_window = check.window("sliding_window", sliding_window)
         self.dropout = check.rate("dropout", dropout)
         self.block_size = check.block_size("block_size", block_size)
         self.seed = check.integer("seed", seed, optional=True)
