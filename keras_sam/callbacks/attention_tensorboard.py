@@ -77,8 +77,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
 
     **Runs.** Below `log_dir`, `attention` has the means of layers and the records of the
     viewer, `attention/head_<n>` the means of a head, `attention/examples` the pictures and
-    tables (`attention/examples_by_batch` with steps of batches). A layer that is called twice
-    has its second call under `<layer>#2`.
+    tables (`attention/examples_by_batch` with steps of batches). A layer that is called
+    twice has its second call under `<layer>#2`.
 
     **Without `fit`.** `watch.write(model, step)` writes whenever you like, and
     `watch.close()` ends it. In `evaluate` and `predict`, the callback writes one step at
