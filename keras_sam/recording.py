@@ -2,19 +2,22 @@
 
 Layers call `record`; it does nothing unless somebody opened `record_attention`. A
 context variable holds the open recorder, so threads and nested recorders do not see
-each other's weights.
+each other's weights. Layers that know nothing of this, Keras's own ones among them, are
+watched by `keras_sam.foreign` meanwhile.
 """
 
 import contextlib
 import contextvars
 import dataclasses
 import math
+import sys
 
 import keras
 from keras import ops
 from keras.src.backend.common.symbolic_scope import get_symbolic_scope
 
 from keras_sam import _validation as check
+from keras_sam.foreign import watch
 
 # More weights than this of one call are not computed whole; see `record_attention`.
 MAX_ENTRIES = 2**26
@@ -94,23 +97,34 @@ class AttentionMaps(dict):
 
 @contextlib.contextmanager
 def record_attention(max_entries=MAX_ENTRIES):
-    """Records the attention weights of every keras_sam layer that is called.
+    """Records the attention weights of every attention layer that is called.
 
     Works around any call of any model: functional, Sequential, nested, subclassed, in
     a loop or in `keras.layers.TimeDistributed`, eagerly or, opened inside it, in a
     `tf.function`. While it is open, layers compute their whole weight matrices.
 
+    Attention layers are those of keras_sam, and without a change to them or to what they
+    compute:
+
+    * Keras's `MultiHeadAttention`, `GroupQueryAttention`, `Attention` and
+      `AdditiveAttention`, and the attention layers of KerasHub;
+    * every other layer with "Attention" in the name of its class or of a base, for each
+      `keras.ops.softmax` or `keras.layers.Softmax` over keys that it uses and does not
+      just return;
+    * every layer that calls `keras.ops.dot_product_attention`.
+
     Args:
-        max_entries: Self- and cross-attention with more weights than this, of all
-            examples and heads of a call, are not computed whole outside of compiled
+        max_entries: Self- and cross-attention of keras_sam with more weights than this, of
+            all examples and heads of a call, are not computed whole outside of compiled
             functions: what is recorded then is a `keras_sam.RowsOnDemand`. The default is
             256 MiB of float32.
 
     Yields:
         A dictionary that maps each layer's `path` to its weights as normalized and
-        masked, before dropout. A layer called twice has its second call under
-        `path#2`. `.details[path]` says what the weights are, and `.allowed[path]` has
-        False for masked pairs, or is None where nothing is masked.
+        masked, before dropout: `(batch, heads, queries, keys)` for self- and
+        cross-attention. A layer called twice has its second call under `path#2`.
+        `.details[path]` says what the weights are, and `.allowed[path]` has False for
+        masked pairs, where that is known, or is None.
 
     Example:
 
@@ -121,11 +135,30 @@ def record_attention(max_entries=MAX_ENTRIES):
     ...     outputs = model(np.ones((3, 5, 8)), training=False)
     >>> maps[layer.path].shape
     TensorShape([3, 2, 5, 5])
+
+    Keras's own layers:
+
+    >>> x = keras.Input((5, 8))
+    >>> attend = keras.layers.MultiHeadAttention(num_heads=2, key_dim=4)
+    >>> model = keras.Model(x, attend(x, x))
+    >>> with keras_sam.record_attention() as maps:
+    ...     outputs = model(np.ones((3, 5, 8)), training=False)
+    >>> maps[attend.path].shape
+    TensorShape([3, 2, 5, 5])
+    >>> maps.details[attend.path].kind
+    'self'
     """
-    maps = AttentionMaps(check.positive_integer("max_entries", max_entries))
+    most = sys.maxsize  # weights, not a size of a layer
+    maps = AttentionMaps(check.positive_integer("max_entries", max_entries, most=most))
+
+    def hear(layer, kind, seen):
+        details = AttentionDetails(kind, seen.query_grid, seen.key_grid)
+        maps.add(layer.path or layer.name, seen.weights, details, seen.allowed)
+
     token = _recorder.set(maps)
     try:
-        yield maps
+        with watch(maps.listens, hear):
+            yield maps
     finally:
         _recorder.reset(token)
 

@@ -106,7 +106,7 @@ def attend(
     score = _own_score(score, query, key)
     query, key = score.project(query, key)
     compare, operands = score.as_function()
-    window = check.positive_integer("sliding_window", sliding_window, optional=True)
+    window = check.window("sliding_window", sliding_window)
     mask, bias = _four_axes("mask", mask), _four_axes("bias", bias)
     if not isinstance(normalizer, str) and not callable(normalizer):
         expected = "a name or something to call"

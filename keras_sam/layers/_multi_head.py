@@ -70,9 +70,7 @@ class ProjectedAttention(CompositeLayer):
         self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
         self.causal = check.boolean("causal", causal)
-        self.sliding_window = check.positive_integer(
-            "sliding_window", sliding_window, optional=True
-        )
+        self.sliding_window = check.window("sliding_window", sliding_window)
         self.dropout = check.rate("dropout", dropout)
         self.use_bias = check.boolean("use_bias", use_bias)
         self.kernel_initializer = check.initializer(
@@ -118,6 +116,8 @@ class ProjectedAttention(CompositeLayer):
         self.value_dense = self._dense("value", value_shape, key_heads, value_dim)
         output_shape = self._channels(query_shape)
         axes = "cefg"[: len(output_shape)]
+        kernel = self.num_heads, value_dim, *output_shape
+        check.weight_shape("`num_heads`, `value_dim` and `output_shape`", kernel)
         self.output_dense = keras.layers.EinsumDense(
             f"bthd,hd{axes}->bt{axes}",
             output_shape=(None, *output_shape),
@@ -140,6 +140,7 @@ class ProjectedAttention(CompositeLayer):
         return given if isinstance(given, tuple) else (given,)
 
     def _dense(self, name, shape, num_heads, width):
+        check.weight_shape("`num_heads` and `key_dim`", (shape[-1], num_heads, width))
         dense = keras.layers.EinsumDense(
             "btc,chd->bthd",
             output_shape=(None, num_heads, width),
@@ -252,7 +253,7 @@ class ProjectedAttention(CompositeLayer):
         where = f"{self.__class__.__name__} {self.name!r}"
         return Axes.of(shape, self.attention_axes, where)
 
-    def _output_specs(self, query, key, return_attention_scores):
+    def _output_specs(self, query, key, return_attention_scores, value=None):
         """The symbolic results of a call."""
         shape = (*query.shape[:-1], *self._channels(query.shape))
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -268,16 +269,6 @@ class ProjectedAttention(CompositeLayer):
         pairs = Pairs(self._axes(query.shape), self._axes(key.shape), self.num_heads)
         for name, tensor in tensors.items():
             pairs.check(name, tensor, f"{self.__class__.__name__} {self.name!r}")
-
-    def _check_mask(self, name, mask, tensor):
-        """Refuses a padding mask that is not `tensor` without its channels."""
-        if mask is None or check.fits(mask.shape, tensor.shape[:-1]):
-            return
-        raise ValueError(
-            f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in "
-            f"{self.__class__.__name__} {self.name!r}. "
-            f"Received: {name}.shape={tuple(mask.shape)}"
-        )
 
     def get_config(self):
         return {

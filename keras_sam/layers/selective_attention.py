@@ -142,6 +142,15 @@ class SelectiveAttention(CompositeLayer):
     >>> model(keras.ops.ones((3, 7), dtype="int32")).shape
     TensorShape([3, 2])
 
+    Hierarchical attention: words become a vector of their sentence, and sentences one of
+    their document. Keras's `TimeDistributed` needs to know the number of sentences.
+
+    >>> words = keras.Input((5, None), dtype="int32")  # zeros fill up both
+    >>> x = keras.layers.Embedding(1000, 32, mask_zero=True)(words)
+    >>> x = keras.layers.TimeDistributed(keras_sam.SelectiveAttention())(x)
+    >>> x.shape, keras_sam.SelectiveAttention()(x).shape
+    ((None, 5, 32), (None, 32))
+
     References:
         Yang et al., 2016, "Hierarchical Attention Networks for Document Classification"
         (https://aclanthology.org/N16-1174), eqs. 5 to 7, for "context". Bahdanau et
@@ -222,6 +231,8 @@ class SelectiveAttention(CompositeLayer):
 
     def _dense(self, name, shape, units, parts=None, activation=None):
         own = parts is not None and parts.are_features
+        kernel = shape[1] if own else 1, shape[-1], self.num_heads, units
+        check.weight_shape("`num_heads` and `units`", kernel)
         dense = keras.layers.EinsumDense(
             "btc,tchu->bthu" if own else "btc,chu->bthu",
             output_shape=(shape[1] if own else None, self.num_heads, units),
@@ -407,7 +418,9 @@ class SelectiveAttention(CompositeLayer):
 
 def _check_top_k(top_k):
     if top_k is None or (check.is_integer(top_k) and top_k > 0):
-        return None if top_k is None else int(top_k)
+        return check.positive_integer(
+            "top_k", top_k, optional=True, most=check.LARGEST_INT32
+        )
     expected = "a positive integer, a share in (0, 1) or None"
     if check.is_integer(top_k) or not 0 < check.number("top_k", top_k, expected) < 1:
         raise check.invalid("top_k", expected, top_k)
