@@ -31,6 +31,7 @@ class Layer:
         query_grid: The sizes behind the query axis, or None for a plain sequence.
         key_grid: The same for the key axis.
         are_features: Whether what has weight are channels.
+        only_numbers: Whether zeros stand for what is no weight: NaN, infinite or negative.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Layer:
     query_grid: tuple | None = None
     key_grid: tuple | None = None
     are_features: bool = False
+    only_numbers: bool = True
 
     @property
     def is_pairs(self):
@@ -79,7 +81,7 @@ class Layer:
             if allowed is not None:
                 sizes = (*allowed.shape[:2], stop - start, keys)
                 allowed = np.broadcast_to(allowed, sizes)
-            weights = _clean(weights)
+            weights = self._numbers(weights)
             yield [
                 Rows(start, weights[i], None if allowed is None else _at(allowed, i))
                 for i in range(self.examples)
@@ -87,18 +89,26 @@ class Layer:
 
     def gate(self, example):
         """Returns the gates of one example without channels, or the channels only."""
-        gate = np.nan_to_num(np.asarray(self.weights[example], np.float32))
+        gate = np.asarray(self.weights[example], np.float32)
+        gate = np.nan_to_num(gate) if self.only_numbers else gate
         if self.kind == "channel":
             return gate.reshape(-1, gate.shape[-1]).mean(0)
         return gate.mean(-1)
 
     def parts(self, example):
         """Returns weights and allowed parts of selective attention, `(H, T)` each."""
-        weights = _clean(self.weights[example])
+        weights = self._numbers(self.weights[example])
         if self.allowed is None:
             return weights, None
         allowed = _at(np.asarray(self.allowed), example)
         return weights, np.broadcast_to(allowed, (len(allowed), weights.shape[1]))
+
+    def _numbers(self, weights):
+        weights = np.asarray(weights, np.float32)
+        fine = not weights.size or (weights.min() >= 0 and weights.max() < np.inf)
+        if fine or not self.only_numbers:
+            return weights
+        return np.where((weights >= 0) & (weights < np.inf), weights, np.float32(0))
 
 
 def rows_of(values, start, stop):
@@ -109,14 +119,6 @@ def rows_of(values, start, stop):
         return np.asarray(values.rows(start, stop))
     values = np.asarray(values)
     return values if values.shape[2] == 1 else values[:, :, start:stop]
-
-
-def _clean(weights):
-    """Returns weights as float32, with zeros for what is no weight: NaN and the like."""
-    weights = np.asarray(weights, np.float32)
-    if not weights.size or (weights.min() >= 0 and weights.max() < np.inf):
-        return weights
-    return np.where((weights >= 0) & (weights < np.inf), weights, np.float32(0))
 
 
 def _at(values, example):

@@ -70,6 +70,8 @@ class Log(dict):
             reader = EventAccumulator(str(directory / run), size_guidance=everything)
             reader.Reload()
             for tag in reader.Tags()["tensors"]:
+                if tag.startswith("keras_sam/"):
+                    continue  # of the viewer, see test_viewer_records.py
                 events = reader.Tensors(tag)
                 self[tag] = {e.step: make_ndarray(e.tensor_proto) for e in events}
                 assert len(self[tag]) == len(events), f"{tag} has a step twice"
@@ -712,7 +714,7 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch):
 
     def fail_once(file, values, size):
         calls.append(size)
-        if len(calls) == 5:  # of three runs and a layout for each step
+        if len(calls) == 6:  # the second step, of three runs, records and, once, a layout
             file.write(values[: len(values) // 2])
             raise OSError("No space left on device")
         return write(file, values, size)

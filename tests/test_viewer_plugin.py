@@ -1,6 +1,7 @@
 """The plugin in a real TensorBoard, through both of its data providers, by HTTP."""
 
 import gzip
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -96,11 +97,14 @@ class Server:
 
 
 def plugin_folder(log_dir):
-    """A folder with the entry point, as an installed package has it."""
+    """A folder with the entry point, as an installed package has it, where none is."""
     folder = log_dir.parent / "entry_points"
+    entries = importlib.metadata.entry_points(group="tensorboard_plugins")
+    if any(entry.name == "keras_sam" for entry in entries):
+        return folder
     info = folder / "keras_sam_for_tests-0.dist-info"
     info.mkdir(parents=True, exist_ok=True)
-    text = "[tensorboard_plugins]\nkeras_sam_test = keras_sam_viewer.loader:Loader\n"
+    text = "[tensorboard_plugins]\nkeras_sam = keras_sam_viewer.loader:Loader\n"
     (info / "entry_points.txt").write_text(text)
     (info / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: keras_sam_for_tests\nVersion: 0\n"

@@ -162,6 +162,7 @@ def layer_of(maps, path):
         details.query_grid,
         details.key_grid,
         details.are_features,
+        only_numbers=False,  # what is not finite is drawn, and said
     )
 
 

@@ -77,8 +77,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
 
     **Runs.** Below `log_dir`, `attention` has the means of layers and the records of the
     viewer, `attention/head_<n>` the means of a head, `attention/examples` the pictures and
-    tables (`attention/examples_by_batch` with steps of batches). A layer that is called
-    twice has its second call under `<layer>#2`.
+    tables (`attention/examples_by_batch` and `attention/records_by_batch` with steps of
+    batches). A layer that is called twice has its second call under `<layer>#2`.
 
     **Without `fit`.** `watch.write(model, step)` writes whenever you like, and
     `watch.close()` ends it. In `evaluate` and `predict`, the callback writes one step at
@@ -259,8 +259,11 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         return self._log
 
     def _examples(self):
-        by_batch = "" if self.update_freq == "epoch" else "_by_batch"
-        return _thinning.thinned(self._open_log(), f"examples{by_batch}")
+        return _thinning.thinned(self._open_log(), self._run_of("examples", "examples"))
+
+    def _run_of(self, name, of_epochs):
+        """Returns the run of one thing: epochs and batches are steps of two kinds."""
+        return of_epochs if self.update_freq == "epoch" else f"{name}_by_batch"
 
     def _lacks(self, step):
         """Returns whether pictures and tables of a step are missing."""
@@ -332,7 +335,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
                     log.write(values, step, run)
                 log.write_layout(found.layout(), step)
                 if self.write_records:
-                    log.write(self._record_values(maps, step, failed), step)
+                    values = self._record_values(maps, step, failed)
+                    log.write(values, step, self._run_of("records", ""))
             if self._draws and (examples.wants(step) or is_last) and not examples.has(step):
                 drawing = time.monotonic()
                 values = found.examples()
