@@ -148,12 +148,8 @@ def record_attention(max_entries=MAX_ENTRIES):
     >>> maps.details[attend.path].kind
     'self'
     """
-<<<<<<< HEAD
-    maps = AttentionMaps(check.positive_integer("max_entries", max_entries, most=2**40))
-=======
     most = sys.maxsize  # weights, not a size of a layer
     maps = AttentionMaps(check.positive_integer("max_entries", max_entries, most=most))
->>>>>>> viewer_front
 
     def hear(layer, kind, seen):
         details = AttentionDetails(kind, seen.query_grid, seen.key_grid)
