@@ -10,7 +10,6 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-import sys
 
 import keras
 from keras import ops
@@ -148,8 +147,7 @@ def record_attention(max_entries=MAX_ENTRIES):
     >>> maps.details[attend.path].kind
     'self'
     """
-    most = sys.maxsize  # weights, not a size of a layer
-    maps = AttentionMaps(check.positive_integer("max_entries", max_entries, most=most))
+    maps = AttentionMaps(check.positive_integer("max_entries", max_entries, most=2**40))
 
     def hear(layer, kind, seen):
         details = AttentionDetails(kind, seen.query_grid, seen.key_grid)
