@@ -10,7 +10,6 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-import sys
 
 import keras
 from keras import ops

@@ -11,6 +11,8 @@ import functools
 
 import numpy as np
 
+from keras_sam_viewer import distances
+
 # In the order of the array `statistics` in a record.
 STATISTICS = (
     "entropy",
@@ -144,7 +146,9 @@ class PairStatistics:
         self._compared = np.zeros((heads, heads), int)
         self._moved = np.zeros((heads, heads))
         self._stride = max(1, -(-queries * keys // _COMPARED))
-        self._with_distance = not is_row and _positions(shape[1:], *self._grids) is not None
+        self._with_distance = (
+            not is_row and distances.positions(shape[1:], *self._grids) is not None
+        )
 
     @property
     def received(self):
@@ -167,8 +171,9 @@ class PairStatistics:
         if self._is_self:
             self._add_diagonals(rows)
         if self._with_distance:
-            distances = _distances(rows, self._shape[1:], *self._grids)
-            self._sum("distance", weights.reshape(len(weights), -1) @ distances.ravel())
+            stop = rows.start + weights.shape[1]
+            far = distances.between(rows.start, stop, self._shape[1:], *self._grids)
+            self._sum("distance", weights.reshape(len(weights), -1) @ far.ravel())
         self._compare(rows)
 
     def _sum(self, name, values):
@@ -282,23 +287,3 @@ def gate_statistics(weights, is_map=True):
     for name, value in values.items():
         found[name][0] = value
     return found
-
-
-def _positions(shape, query_grid, key_grid):
-    """Returns where queries and keys are, `(axes, T)` and `(axes, S)`, or None."""
-    found = []
-    for length, grid in zip(shape, (query_grid, key_grid), strict=True):
-        grid = tuple(grid or (length,))
-        if np.prod(grid) != length:
-            return None
-        found.append(np.indices(grid).reshape(len(grid), length).astype(np.float32))
-    # Between a sequence and a picture there is no distance.
-    return found if len(found[0]) == len(found[1]) else None
-
-
-def _distances(rows, shape, query_grid, key_grid):
-    query, key = _positions(shape, query_grid, key_grid)
-    query = query[:, rows.start : rows.start + rows.normal.shape[1]]
-    if len(query) == 1:
-        return np.abs(query[0][:, None] - key[0])
-    return np.sqrt(((query[:, :, None] - key[:, None]) ** 2).sum(0))

@@ -74,7 +74,6 @@ LONG = {
     "keras_sam/layers/selective_attention.py": "half of it is its docstring and lists",
     "keras_sam/attention/flash.py": "two passes, and the tiles that they loop over",
     "keras_sam/callbacks/attention_tensorboard.py": "a third of it is its docstring",
-    "keras_sam_viewer/statistics.py": "the formulas of all statistics, with what they mean",
     "keras_sam/scores/additive.py": "a score with its kernel, as long as both together",
 }
 
