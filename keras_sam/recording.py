@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
+import sys
 
 import keras
 from keras import ops
