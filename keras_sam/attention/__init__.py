@@ -7,7 +7,14 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam import normalizers, scores
-from keras_sam.attention import explanations, gradient, library, positions, reference
+from keras_sam.attention import (
+    explanations,
+    gradient,
+    library,
+    positions,
+    recorded,
+    reference,
+)
 from keras_sam.attention import plan as plans
 from keras_sam.attention import policy as policies
 from keras_sam.attention import request as requests
@@ -41,6 +48,7 @@ def attend(
     block_size="auto",
     return_attention_scores=False,
     policy=None,
+    on_call=None,
 ):
     """Attends with queries, keys and values that are projected already.
 
@@ -79,6 +87,8 @@ def attend(
             whole then.
         policy: A `keras_sam.attention.policy.Policy`, which chooses the kernel; None is
             the default one.
+        on_call: None, or a function that is handed the `recorded.Call`, from which
+            weights can be had by rows.
 
     Returns:
         The output `(B, H, T, Dv)`, in the dtype of `query`; with
@@ -113,7 +123,7 @@ def attend(
         key, value = (_repeat_heads(x, query.shape[1]) for x in (key, value))
     query, key = score.project(query, key)
     compare, operands = score.as_function()
-    window = check.positive_integer("sliding_window", sliding_window, optional=True)
+    window = check.window("sliding_window", sliding_window)
     mask, bias = _four_axes("mask", mask), _four_axes("bias", bias)
     if not isinstance(normalizer, str) and not callable(normalizer):
         expected = "a name or something to call"
@@ -136,6 +146,8 @@ def attend(
     )
     inputs = requests.Inputs(query, key, value, bias, operands)
     sizes = requests.Sizes.of(inputs)
+    if on_call is not None:
+        on_call(recorded.Call(inputs.repeated(), constants, asked))
     if block_size is None or return_attention_scores or portable.is_portable():
         explanations.note("reference", "all rows at once are asked for", sizes)
         output, weights = reference.attend(inputs.repeated(), constants, asked)

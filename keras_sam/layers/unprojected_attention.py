@@ -6,11 +6,12 @@ from keras import ops
 from keras_sam import _validation as check
 from keras_sam import normalizers, scores
 from keras_sam.attention import attend
+from keras_sam.attention.recorded import to_record
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._calls import three_shapes
 from keras_sam.layers._composite import own_score
 from keras_sam.layers._query_value import QueryValueAttention
-from keras_sam.recording import AttentionDetails, is_recording, record
+from keras_sam.recording import AttentionDetails, is_recording, keeps_whole, record
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -93,9 +94,7 @@ class UnprojectedAttention(QueryValueAttention):
         self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
         self.causal = check.boolean("causal", causal)
-        self.sliding_window = check.positive_integer(
-            "sliding_window", sliding_window, optional=True
-        )
+        self.sliding_window = check.window("sliding_window", sliding_window)
         self.dropout = check.rate("dropout", dropout)
         self.block_size = check.block_size("block_size", block_size)
         self.seed = check.integer("seed", seed, optional=True)
@@ -128,7 +127,9 @@ class UnprojectedAttention(QueryValueAttention):
         axes, key_axes = self._axes(query.shape), self._axes(key.shape)
         pairs = Pairs(axes, key_axes, 1)
         dropout = self.dropout if training else 0.0
-        with_weights = return_attention_scores or is_recording()
+        calls, recording = [], is_recording()
+        shape = *axes.flat_shape[:2], key_axes.length
+        whole = return_attention_scores or (recording and keeps_whole(*shape))
         output = attend(
             axes.flatten(query)[:, None],
             key_axes.flatten(key)[:, None],
@@ -144,11 +145,14 @@ class UnprojectedAttention(QueryValueAttention):
             dropout=dropout,
             seed=self.seed_generator if dropout else None,
             block_size=self.block_size,
-            return_attention_scores=with_weights,
+            return_attention_scores=whole,
+            on_call=calls.append if recording else None,
         )
-        if with_weights:
-            output, weights = output
-            self._record(weights, query)
+        output, weights = output if whole else (output, None)
+        if recording:
+            batch = ops.shape(query)[0] if axes.free else None
+            recorded, allowed = to_record(weights, calls[0], batch)
+            record(self, recorded, AttentionDetails("cross"), allowed)
         output = axes.restore(output[:, 0], query)
         if not return_attention_scores:
             return output
@@ -169,12 +173,6 @@ class UnprojectedAttention(QueryValueAttention):
 
     def _axes(self, shape):
         return Axes.of(shape, -2, f"UnprojectedAttention {self.name!r}")
-
-    def _record(self, weights, query):
-        if len(query.shape) > 3 and is_recording():  # all maps of an example, as heads
-            sizes = ops.shape(weights)
-            weights = ops.reshape(weights, (ops.shape(query)[0], -1, *sizes[2:]))
-        record(self, weights, AttentionDetails("cross"))
 
     def _check_shapes(self, query, value, key):
         """Refuses shapes that do not belong together."""
