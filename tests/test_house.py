@@ -41,6 +41,7 @@ LEVELS = {
     "keras_sam.gates": 3,
     "keras_sam.scores": 2,
     "keras_sam.normalizers": 2,
+    "keras_sam.masks": 2,
     "keras_sam.backend": 1,
     "keras_sam.recording": 1,
     "keras_sam._initializers": 0,

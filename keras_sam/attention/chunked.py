@@ -103,7 +103,7 @@ def _sum_values(cut, block, weights, value):
 
 def _softmax_weights(cut, block, given):
     key_mask = None if cut.key_mask is None else block.of_pairs(cut.key_mask)
-    only_keys = cut.mask is None and cut.request.positions.allow_all
+    only_keys = cut.mask is None and not cut.by_position
     mask = None if only_keys else cut.allowed(block)
     return softmax_weights(given.query, given.key, given.bias, key_mask, mask)
 

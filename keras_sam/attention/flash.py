@@ -40,6 +40,7 @@ from keras_sam.attention.positions import Positions, ceil, smaller
 from keras_sam.attention.request import Inputs, Sizes
 from keras_sam.attention.row_blocks import CutCall
 from keras_sam.attention.shares import share_out
+from keras_sam.attention.tile_table import TileTable
 from keras_sam.backend.loops import loop
 from keras_sam.backend.precision import matmul, maximum
 from keras_sam.backend.reductions import fused_sum
@@ -195,6 +196,8 @@ def _rows_of_small_scores(inputs, constants, request):
         A tensor `(B, H, T, 1)` or, where rows see other keys than those, None.
     """
     positions = request.positions
+    if not (positions.is_simple and constants.in_a_row):
+        return None
     if inputs.bias is not None or constants.mask is not None:
         return None
     if positions.sliding_window is not None:
@@ -249,7 +252,8 @@ class Tiles(CutCall):
     """A call of attention, cut into blocks of rows, and those into tiles of keys.
 
     A row of tiles ends where its rows see no further key, and begins where they see the
-    first::
+    first. With other masks than these a table lists the tiles of each row; see
+    `tile_table`::
 
         all keys            causal              causal, sliding window
         1 1 2 2 3 3 4 4     1 1 . . . . . .     1 1 . . . . . .
@@ -273,6 +277,11 @@ class Tiles(CutCall):
         super().__init__(inputs, constants, request, self.rows * self.blocks, examples)
         self.width = smaller(self.key_length, blocks.keys)
         self.lead = examples, heads
+        self.table = None
+        if not (request.positions.is_simple and self.in_a_row):
+            pairs = self.all_pairs()
+            of_tiles = request.positions, self.rows, self.width, self.lead
+            self.table = TileTable(pairs, *of_tiles)
 
     def empty(self, depth):
         """Returns zeros for all rows, of a depth."""
@@ -301,21 +310,27 @@ class Tiles(CutCall):
         The tiles that are whole, and need no mask, come before those at an edge.
         """
         first_row, length, width = block.start[2], self.key_length, self.width
-        span = first_row, first_row + self.rows - 1, length
-        first, whole, end = self.request.positions.span(*span)
+        order = None
 
         def one_tile(index, carry, whole):
-            unread = index * width
+            unread = (index if order is None else order[index]) * width
             start = unread if whole else smaller(unread, length - width)
             size = (*block.size[:3], width)
             tile = Tile((*block.start[:3], start), size, unread=unread, whole=whole)
             return body(tile, carry)
 
-        first, whole = first // width, whole // width
+        if self.table is None:
+            span = first_row, first_row + self.rows - 1, length
+            first, whole, end = self.request.positions.span(*span)
+            first, whole, end = first // width, whole // width, ceil(end, width)
+        else:
+            number = first_row // self.rows
+            order, whole, end = self.table.row(block.start[:2], number)
+            first = 0
         of_whole = functools.partial(one_tile, whole=True)
         carry = loop(first, whole, of_whole, carry)
         at_edge = functools.partial(one_tile, whole=False)
-        return loop(whole, ceil(end, width), at_edge, carry)
+        return loop(whole, end, at_edge, carry)
 
     def allowed(self, tile):
         """Returns which pairs of a tile count, or None for all of them."""

@@ -21,7 +21,7 @@ from keras_sam.attention.penalty import (
     select,
     selectable_keys,
 )
-from keras_sam.attention.request import Inputs
+from keras_sam.attention.request import Inputs, Sizes
 from keras_sam.backend.derivatives import vjp
 from keras_sam.backend.precision import matmul
 from keras_sam.normalizers.masking import attention_weights, both, wide_scores
@@ -66,7 +66,7 @@ def attend(inputs, constants, request):
 def weigh(inputs, constants, request):
     """Returns all weights `(B, H, T, S)`."""
     query, key, _, bias, operands = inputs
-    mask = pair_mask(constants, request, ops.shape(query)[-2], ops.shape(key)[-2])
+    mask = pair_mask(constants, request, Sizes.of(inputs))
     scores = request.score(operands, query, key)
     if request.selective:
         positions = ops.arange(ops.shape(query)[-2]), ops.arange(ops.shape(key)[-2])
@@ -77,7 +77,7 @@ def weigh(inputs, constants, request):
     return attention_weights(scores, request.normalizer, mask, bias)
 
 
-def pair_mask(constants, request, rows, keys):
+def pair_mask(constants, request, sizes):
     """Returns which pairs count, as a boolean that broadcasts to `(B, H, T, S)`.
 
     None allows all of them.
@@ -87,7 +87,7 @@ def pair_mask(constants, request, rows, keys):
         mask = both(mask, ops.expand_dims(constants.key_mask, (1, 2)))
     if constants.query_mask is not None:
         mask = both(mask, ops.expand_dims(constants.query_mask, (1, 3)))
-    return both(mask, request.positions.allowed(ops.arange(rows), ops.arange(keys)))
+    return both(mask, request.positions.allowed(constants.pairs(sizes)))
 
 
 def all_dropout_factors(constants, request, shape):

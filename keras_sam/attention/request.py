@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_sam import normalizers
 from keras_sam.attention.positions import Positions
+from keras_sam.masks import pairs as masks
 
 ALL_PAIRS = Positions()
 
@@ -72,8 +73,13 @@ class Constants(NamedTuple):
         key_mask: Boolean `(B, S)`, or None; False is padding.
         query_mask: Boolean `(B, T)`, or None; False is padding.
         seed: Integers `(2,)` for dropout, or None.
-        example_offset: The index of the first of these examples, for dropout.
-        head_offset: The index of the first of these heads, for dropout.
+        example_offset: The index of the first of these examples.
+        head_offset: The index of the first of these heads.
+        query_segments: Integers `(B, T)`, the segments of the rows, or None.
+        key_segments: Integers `(B, S)`, the segments of the keys, or None.
+        query_positions: Integers `(B or 1, T)`, or None: then they are 0, 1, ...
+        key_positions: Integers `(B or 1, S)`, or None where `query_positions` is. A
+            negative one is an empty slot of a cache, which no row sees.
     """
 
     mask: Any = None
@@ -82,6 +88,45 @@ class Constants(NamedTuple):
     seed: Any = None
     example_offset: Any = 0
     head_offset: Any = 0
+    query_segments: Any = None
+    key_segments: Any = None
+    query_positions: Any = None
+    key_positions: Any = None
+
+    @property
+    def in_a_row(self):
+        """Whether positions are 0, 1, ..., so that a kernel can plan with them."""
+        return self.key_positions is None
+
+    def pairs(self, sizes):
+        """Returns the `keras_sam.masks.Pairs` of a whole call, of some `Sizes`."""
+        batch, heads, rows, keys, _ = sizes
+        query, key = self.query_positions, self.key_positions
+        if self.in_a_row:
+            query, key = masks.positions(rows)[None], masks.positions(keys)[None]
+        example = self.example_offset + masks.positions(batch)
+        head = self.head_offset + masks.positions(heads)
+        return masks.Pairs(
+            example=example[:, None, None, None],
+            head=head[None, :, None, None],
+            query=of_rows(query),
+            key=of_keys(key),
+            query_length=rows,
+            key_length=keys,
+            query_segments=of_rows(self.query_segments),
+            key_segments=of_keys(self.key_segments),
+            in_a_row=self.in_a_row,
+        )
+
+
+def of_rows(tensor):
+    """Makes `(B, T)`, or None, a tensor over pairs."""
+    return None if tensor is None else tensor[:, None, :, None]
+
+
+def of_keys(tensor):
+    """Makes `(B, S)`, or None, a tensor over pairs."""
+    return None if tensor is None else tensor[:, None, None, :]
 
 
 class Sizes(NamedTuple):

@@ -140,8 +140,8 @@ def _example(index, inputs, constants, *of_rows):
         size = (1, *ops.shape(tensor)[1:])
         return ops.slice(tensor, (index, *[0] * (len(size) - 1)), size)
 
-    names = "mask", "key_mask", "query_mask"
-    masks = {name: take(getattr(constants, name)) for name in names}
-    constants = constants._replace(**masks, example_offset=index)
+    others = "seed", "example_offset", "head_offset"
+    parts = {n: take(x) for n, x in constants._asdict().items() if n not in others}
+    constants = constants._replace(**parts, example_offset=index)
     inputs = Inputs(*map(take, inputs[:4]), inputs.operands)
     return inputs, constants, *map(take, of_rows)

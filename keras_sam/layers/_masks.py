@@ -1,7 +1,10 @@
 """Padding masks, as Keras hands them over, and what lies behind them."""
 
+import keras
 from keras import ops
 from keras.src import backend
+
+from keras_sam import _validation as check
 
 
 def keras_mask(tensor, mask, axes=None):
@@ -38,6 +41,34 @@ def pass_on(tensor, mask):
     """
     if mask is not None:
         backend.set_keras_mask(tensor, mask)
+
+
+def check_segments(mask, where, **segments):
+    """Refuses segments that are missing, not wanted, or not as many as positions.
+
+    Args:
+        mask: A `keras_sam.masks.Mask`, or None.
+        where: The name of the layer, for messages.
+        **segments: By the name of an argument, the argument and its input.
+    """
+    needed = mask is not None and mask.needs_segments
+    for name, (given, tensor) in segments.items():
+        shape = tuple(tensor.shape[:-1])
+        if given is None and not needed:
+            continue
+        if not needed:
+            expected = "None where `mask` has no `keras_sam.masks.Segments()`"
+        else:
+            expected = f"integers of the shape {shape}"
+            dtype = keras.backend.standardize_dtype(getattr(given, "dtype", "object"))
+            if given is not None and "int" in dtype and check.fits(given.shape, shape):
+                continue
+        found = given
+        if hasattr(given, "shape"):
+            found = f"a tensor of dtype {given.dtype} and shape {tuple(given.shape)}"
+        raise ValueError(
+            f"`{name}` must be {expected}, in {where}. Received: {name}={found}"
+        )
 
 
 def without_padding(tensor, mask):

@@ -48,6 +48,8 @@ class CrossAttention(ProjectedAttention):
             normalized and masked, before dropout.
         training: Whether to apply dropout.
         use_causal_mask: True is `causal=True` in this call.
+        query_segment_ids, value_segment_ids: Integers `(B, T)` and `(B, S)`, for a mask
+            with `Segments()`: a row sees the keys of its own segment.
 
     Masking:
         As in `SelfAttention`. The mask of `query` is passed on.
@@ -103,6 +105,8 @@ class CrossAttention(ProjectedAttention):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        query_segment_ids=None,
+        value_segment_ids=None,
     ):
         query_mask = keras_mask(query, query_mask, len(query.shape) - 1)
         value_mask = keras_mask(value, value_mask, len(value.shape) - 1)
@@ -111,6 +115,10 @@ class CrossAttention(ProjectedAttention):
         masks = query_mask, value_mask, key_mask
         pairs = attention_mask, attention_bias
         self._check_call(query, value, key, *masks, *pairs, use_causal_mask)
+        self._check_segments(
+            query_segment_ids=(query_segment_ids, query),
+            value_segment_ids=(value_segment_ids, value),
+        )
         outputs = self._attend(
             query,
             key,
@@ -122,6 +130,8 @@ class CrossAttention(ProjectedAttention):
             return_attention_scores=return_attention_scores,
             training=training,
             use_causal_mask=use_causal_mask,
+            query_segment_ids=query_segment_ids,
+            key_segment_ids=value_segment_ids,
         )
         pass_on(outputs[0] if return_attention_scores else outputs, query_mask)
         return outputs
@@ -139,11 +149,17 @@ class CrossAttention(ProjectedAttention):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        query_segment_ids=None,
+        value_segment_ids=None,
     ):
         key = value if key is None else key
         masks = query_mask, value_mask, key_mask
         pairs = attention_mask, attention_bias
         self._check_call(query, value, key, *masks, *pairs, use_causal_mask)
+        self._check_segments(
+            query_segment_ids=(query_segment_ids, query),
+            value_segment_ids=(value_segment_ids, value),
+        )
         outputs = self._output_specs(query, key, return_attention_scores)
         pass_on(outputs[0] if return_attention_scores else outputs, query_mask)
         return outputs

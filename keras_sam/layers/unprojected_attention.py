@@ -4,11 +4,11 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
-from keras_sam import normalizers, scores
+from keras_sam import masks, normalizers, scores
 from keras_sam.attention import attend
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer, own_score
-from keras_sam.layers._masks import keras_mask, pass_on
+from keras_sam.layers._masks import check_segments, keras_mask, pass_on
 from keras_sam.normalizers.masking import both
 from keras_sam.recording import AttentionDetails, is_recording, record
 
@@ -35,6 +35,7 @@ class UnprojectedAttention(CompositeLayer):
         dropout: Share of the weights that are dropped in training, in [0, 1).
         block_size: See `SelfAttention`.
         seed: Seed of the dropout.
+        mask: A `keras_sam.masks.Mask`, or None; see `SelfAttention`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:
@@ -52,6 +53,8 @@ class UnprojectedAttention(CompositeLayer):
             normalized and masked, before dropout.
         training: Whether to apply dropout.
         use_causal_mask: True is `causal=True` in this call.
+        query_segment_ids, value_segment_ids: Integers `(B, ..., T)` and `(B, ..., S)`, for
+            a mask with `Segments()`: a row sees the keys of its own segment.
 
     Masking:
         As in `SelfAttention`: a row of padding, and one with nothing to attend to, is
@@ -86,10 +89,13 @@ class UnprojectedAttention(CompositeLayer):
         dropout=0.0,
         block_size="auto",
         seed=None,
+        *,
+        mask=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
+        self.mask = masks.get(mask)
         self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
         self.causal = check.boolean("causal", causal)
@@ -122,6 +128,8 @@ class UnprojectedAttention(CompositeLayer):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        query_segment_ids=None,
+        value_segment_ids=None,
     ):
         query_mask = keras_mask(query, query_mask, len(query.shape) - 1)
         value_mask = keras_mask(value, value_mask, len(value.shape) - 1)
@@ -130,8 +138,16 @@ class UnprojectedAttention(CompositeLayer):
         # Columns of a table may be integers.
         query, value, key = (ops.cast(x, self.compute_dtype) for x in (query, value, key))
         tensors = query, value, key
-        masks = query_mask, value_mask, key_mask
-        self._check_call(*tensors, *masks, attention_mask, attention_bias, use_causal_mask)
+        padding = query_mask, value_mask, key_mask
+        self._check_call(
+            *tensors, *padding, attention_mask, attention_bias, use_causal_mask
+        )
+        check_segments(
+            self.mask,
+            f"UnprojectedAttention {self.name!r}",
+            query_segment_ids=(query_segment_ids, query),
+            value_segment_ids=(value_segment_ids, value),
+        )
         axes, key_axes = self._axes(query.shape), self._axes(key.shape)
         pairs = Pairs(axes, key_axes, 1)
         dropout = self.dropout if training else 0.0
@@ -146,6 +162,9 @@ class UnprojectedAttention(CompositeLayer):
             key_mask=key_axes.flatten_mask(both(value_mask, key_mask)),
             query_mask=axes.flatten_mask(query_mask),
             bias=pairs.flatten(_with_head(attention_bias), query, key),
+            pattern=self.mask,
+            query_segment_ids=axes.flatten_mask(query_segment_ids),
+            key_segment_ids=key_axes.flatten_mask(value_segment_ids),
             causal=self.causal or bool(use_causal_mask),
             sliding_window=self.sliding_window,
             dropout=dropout,
@@ -175,10 +194,20 @@ class UnprojectedAttention(CompositeLayer):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        query_segment_ids=None,
+        value_segment_ids=None,
     ):
         tensors = query, value, value if key is None else key
-        masks = query_mask, value_mask, key_mask
-        self._check_call(*tensors, *masks, attention_mask, attention_bias, use_causal_mask)
+        padding = query_mask, value_mask, key_mask
+        self._check_call(
+            *tensors, *padding, attention_mask, attention_bias, use_causal_mask
+        )
+        check_segments(
+            self.mask,
+            f"UnprojectedAttention {self.name!r}",
+            query_segment_ids=(query_segment_ids, query),
+            value_segment_ids=(value_segment_ids, value),
+        )
         shape = self.compute_output_shape(query.shape, value.shape)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         pass_on(outputs, query_mask)
@@ -232,8 +261,8 @@ class UnprojectedAttention(CompositeLayer):
         check.flag("use_causal_mask", use_causal_mask)
         self._check_shapes(query.shape, value.shape, key.shape)
         where = f"UnprojectedAttention {self.name!r}"
-        masks = {"query_mask": (query_mask, query), "value_mask": (value_mask, value)}
-        for name, (mask, tensor) in {**masks, "key_mask": (key_mask, key)}.items():
+        padding = {"query_mask": (query_mask, query), "value_mask": (value_mask, value)}
+        for name, (mask, tensor) in {**padding, "key_mask": (key_mask, key)}.items():
             if mask is not None and not check.fits(mask.shape, tensor.shape[:-1]):
                 raise ValueError(
                     f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in {where}. "
@@ -255,6 +284,7 @@ class UnprojectedAttention(CompositeLayer):
             **super().get_config(),
             "score": scores.serialize(self.score),
             "normalizer": normalizers.serialize(self.normalizer),
+            "mask": masks.serialize(self.mask),
             "causal": self.causal,
             "sliding_window": self.sliding_window,
             "dropout": self.dropout,
