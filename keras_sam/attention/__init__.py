@@ -30,6 +30,7 @@ def attend(
     key_segment_ids=None,
     query_positions=None,
     key_positions=None,
+    encoded=False,
     selective=False,
     dropout=0.0,
     seed=None,
@@ -52,8 +53,9 @@ def attend(
         key: Float tensor `(B, H, S, D)`. The heads may be a divisor of those of `query`:
             each is then shared by a group of query heads.
         value: Float tensor `(B, as key, S, Dv)`.
-        score: A name or a `keras_sam.scores.Score`. One with weights has to be an
-            instance, so that you hold its weights; it is built on the first call.
+        score: A name, a `keras_sam.scores.Score`, or a list of one and steps. One with
+            weights has to be an instance, so that you hold its weights; it is built on the
+            first call.
         normalizer: A name or an instance; see `keras_sam.normalizers`.
         mask: Boolean tensor `(B, H, T, S)`, `(B, T, S)` or `(T, S)`, where sizes may be 1;
             True is "may attend".
@@ -70,6 +72,8 @@ def attend(
             pattern and the score; None is 0, 1, ...
         key_positions: Integers `(S,)` or `(B, S)`, the same of the keys. No row sees a key
             whose position is negative, such as an empty slot of a cache.
+        encoded: Whether queries and keys have been through `Score.encode` already, as
+            those of a cache have.
         selective: Whether the first head takes weight off positions for later ones; see
             `keras_sam.SelfAttention`. Only with `causal=True`.
         dropout: The share of weights to drop, in [0, 1).
@@ -110,10 +114,15 @@ def attend(
     arguments.check_shapes(query, key, value)
     query = arguments.without_padding(query, query_mask)
     key, value = (arguments.without_padding(x, key_mask) for x in (key, value))
-    key, value = (arguments.repeat_heads(x, query.shape[1]) for x in (key, value))
     score = arguments.own_score(score, query, key)
+    at = arguments.positions_of(query, key, query_positions, key_positions)
+    if score.encodes and not encoded:
+        query, key = score.encode(query, key, *arguments.all_positions(query, key, at))
+    key, value = (arguments.repeat_heads(x, query.shape[1]) for x in (key, value))
     query, key = score.project(query, key)
     compare, operands = score.as_function()
+    modify, weights = score.as_modification(len(operands))
+    sinks = arguments.sinks_of(score)
     window = check.positive_integer("sliding_window", sliding_window, optional=True)
     mask, bias = arguments.four_axes("mask", mask), arguments.four_axes("bias", bias)
     where = positions.Positions.of(
@@ -129,7 +138,10 @@ def attend(
         where,
         check.boolean("selective", selective),
         check.rate("dropout", dropout),
+        modify,
+        sinks is not None,
     )
+    arguments.check_together(score, asked.normalizer, selective)
     if selective and not where.causal:
         expected = "False where the pattern is not causal"
         raise check.invalid("selective", expected, selective)
@@ -140,9 +152,10 @@ def attend(
         seed=arguments.draw_seed(seed) if dropout else None,
         query_segments=segments[0],
         key_segments=segments[1],
-        **arguments.positions_of(query, key, query_positions, key_positions),
+        **at,
     )
-    inputs = request.Inputs(query, key, value, bias, operands)
+    operands = (*operands, *weights)
+    inputs = request.Inputs(query, key, value, bias, operands, sinks)
     if block_size is None or return_attention_scores or portable.is_portable():
         output, weights = reference.attend(inputs, constants, asked)
         output = ops.cast(output, given)
@@ -161,8 +174,12 @@ def attend(
 def _widen(inputs):
     """Casts to float32, or float64, in which kernels compute."""
     dtype = precision.wide(inputs.query.dtype)
-    tensors = (None if x is None else ops.cast(x, dtype) for x in inputs[:4])
-    return request.Inputs(*tensors, tuple(ops.cast(x, dtype) for x in inputs.operands))
+
+    def widen(tensor):
+        return None if tensor is None else ops.cast(tensor, dtype)
+
+    operands = tuple(map(widen, inputs.operands))
+    return request.Inputs(*map(widen, inputs[:4]), operands, widen(inputs.sinks))
 
 
 def _fold_temperature(inputs, asked):
@@ -170,6 +187,8 @@ def _fold_temperature(inputs, asked):
     normalizer = asked.normalizer
     is_softmax = type(normalizer) is normalizers.Softmax and not asked.selective
     if not is_softmax or not asked.score.is_dot_product or normalizer.temperature == 1:
+        return inputs, asked
+    if asked.modify is not None or asked.sinks:  # which see scores before they are divided
         return inputs, asked
     temperature = normalizer.temperature
     bias = inputs.bias

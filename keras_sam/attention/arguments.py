@@ -71,6 +71,46 @@ def positions_of(query, key, query_positions, key_positions):
     return found
 
 
+def all_positions(query, key, at):
+    """Returns the positions of rows and keys, `(B or 1, T)` and `(B or 1, S)`.
+
+    Args:
+        query: `(B, H, T, D)`.
+        key: `(B, heads, S, D)`.
+        at: What `positions_of` returns.
+    """
+    if at:
+        return at["query_positions"], at["key_positions"]
+    return tuple(ops.arange(ops.shape(x)[2], dtype="int32")[None] for x in (query, key))
+
+
+def sinks_of(score):
+    """Returns the sinks of a built score, `(1, H, 1, 1)`, or None."""
+    if not score.has_sinks:
+        return None
+    return ops.reshape(ops.convert_to_tensor(score.sinks()), (1, -1, 1, 1))
+
+
+def check_together(score, normalizer, selective):
+    """Refuses steps of a score that do not go together with what normalizes it.
+
+    Args:
+        score: A `keras_sam.scores.Score`.
+        normalizer: A normalizer.
+        selective: Whether attention is selective.
+    """
+    if score.has_sinks and not getattr(normalizer, "shares_a_sum", True):
+        raise ValueError(
+            "`normalizer` must be one whose weights share a sum where `score` has sinks, "
+            f"because they take a part of it. Received: normalizer={normalizer!r}"
+        )
+    if selective and (score.has_sinks or score.modifiers()):
+        raise ValueError(
+            "`selective` must be False where a step of `score` changes scores or has "
+            f"sinks. Received: selective=True, score={score!r}"
+        )
+
+
 def _integers(name, tensor, shape):
     """Returns a tensor of int32, or raises."""
     tensor = ops.convert_to_tensor(tensor)
@@ -93,12 +133,14 @@ def _shape_error(name, expected, tensor):
 def own_score(score, query, key):
     """Returns a built score, from the argument."""
     is_name = isinstance(score, str)
-    if is_name:
-        score = scores.get(score, dtype=keras.backend.standardize_dtype(query.dtype))
+    dtype = keras.backend.standardize_dtype(query.dtype)
+    if is_name or isinstance(score, list | tuple):
+        score = scores.get(score, dtype=dtype)
     if not isinstance(score, scores.Score):
         raise check.invalid("score", "a name or a keras_sam.scores.Score", score)
     if not score.built:
-        score.build(query.shape, key.shape)
+        heads = query.shape[1]  # those of keys are repeated
+        score.build(query.shape, (key.shape[0], heads, *key.shape[2:]))
     if is_name and score.weights:
         name = type(score).__name__
         expected = f"an instance, such as keras_sam.scores.{name}(), which holds weights"

@@ -43,7 +43,7 @@ def forward(inputs, constants, *, request):
 
 def backward(inputs, constants, output, weights, upstream, *, request):
     """Returns the gradients as `Inputs`."""
-    query, key, value, bias, _ = inputs
+    query, key, value, bias = inputs[:4]
     factors = _factors(weights, constants, request)
     d_scores = gradients_of_scores(weights, factors, turn(value), output, upstream)
     dropped = weights if factors is None else weights * factors

@@ -41,6 +41,7 @@ from keras_sam.attention.request import Inputs, Sizes
 from keras_sam.attention.row_blocks import CutCall
 from keras_sam.attention.shares import share_out
 from keras_sam.attention.tile_table import TileTable
+from keras_sam.backend.derivatives import value_and_vjp
 from keras_sam.backend.loops import loop
 from keras_sam.backend.precision import matmul, maximum
 from keras_sam.backend.reductions import fused_sum
@@ -81,6 +82,9 @@ def forward(inputs, constants, *, request, blocks):
 
         def one_tile(tile, sums):
             scores = _scores(tiles, tile, query)
+            if request.modify is not None:
+                scores = request.modify(inputs.operands, scores, tiles.pairs(tile))
+            scores = _masked(tiles, tile, scores)
             largest = _largest(sums["largest"], scores, small, all_small)
             weights = ops.exp(scores - largest)
             total = ops.sum(weights, axis=-1, keepdims=True)
@@ -101,6 +105,9 @@ def forward(inputs, constants, *, request, blocks):
             "total": nothing,
             "largest": lowest if small is None else ops.where(small, nothing, lowest),
         }
+        if inputs.sinks is not None:  # as if a tile before the first had one more key
+            sums["largest"] = nothing + block.of_pairs(inputs.sinks)
+            sums["total"] = ops.ones_like(nothing)
         sums = tiles.for_each_tile(block, one_tile, sums)
         # A row with nothing to attend to: zero over one, not over zero.
         total = ops.where(sums["total"] > 0.0, sums["total"], 1.0)
@@ -130,14 +137,26 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
         turned, turned_upstream = turn(query), turn(d_output)
 
         def one_tile(tile, carry):
-            scores = _scores(tiles, tile, query)
+            raw = _scores(tiles, tile, query)
+            modified, pull_back = raw, None
+            if request.modify is not None:
+                given = {"scores": raw, "operands": inputs.operands}
+                modified, pull_back = value_and_vjp(
+                    functools.partial(_modify, request, tiles.pairs(tile)), given
+                )
+            scores = _masked(tiles, tile, modified)
             weights = ops.exp(scores - largest - log_total)
             d_weights = matmul(d_output, tile.of_turned_keys(tiles.value))
             dropped = weights
             if request.dropout:
                 factor = tiles.dropout_mask(tile)
                 dropped, d_weights = weights * factor, d_weights * factor
-            d_scores = weights * (d_weights - d_total)
+            d_biased = d_scores = weights * (d_weights - d_total)
+            if pull_back is not None:
+                parts = pull_back(d_biased)
+                d_scores = parts["scores"]
+                of_tile = zip(carry["operands"], parts["operands"], strict=True)
+                carry = {**carry, "operands": tuple(x + part for x, part in of_tile)}
             d_query = matmul(d_scores, tile.of_keys(tiles.key_rows))
             d_key = matmul(turned, d_scores)
             d_value = matmul(turned_upstream, dropped)
@@ -148,12 +167,16 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
                 "value": tile.add_turned_keys(carry["value"], d_value),
             }
             if "bias" in carry:
-                carry["bias"] = tile.add_pairs(carry["bias"], d_scores)
+                carry["bias"] = tile.add_pairs(carry["bias"], d_biased)
             return carry
 
         carry = {**carry, "rows": ops.zeros_like(query)}
         carry = tiles.for_each_tile(block, one_tile, carry)
         d_query = carry.pop("rows")
+        if inputs.sinks is not None:
+            sinks = block.of_pairs(inputs.sinks)
+            of_rows = -ops.exp(sinks - largest - log_total) * d_total
+            carry["sinks"] = block.add_pairs(carry["sinks"], of_rows)
         return {**carry, "query": block.put_rows(carry["query"], d_query)}
 
     carry = {
@@ -163,6 +186,10 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
     }
     if tiles.bias is not None:
         carry["bias"] = ops.zeros_like(tiles.bias)
+    if inputs.sinks is not None:
+        carry["sinks"] = ops.zeros_like(inputs.sinks)
+    if request.modify is not None:
+        carry["operands"] = tuple(map(ops.zeros_like, inputs.operands))
     carry = tiles.for_each_block(one_block, carry)
     bias = inputs.bias
     if bias is not None:
@@ -173,12 +200,23 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
         key=turn(carry["key"])[: tiles.batch],
         value=turn(carry["value"])[: tiles.batch],
         bias=bias,
+        operands=carry.get("operands", ()),
+        sinks=carry.get("sinks"),
     )
 
 
 def _scores(tiles, tile, query):
-    """The scores of a tile; those that do not count are `NEVER`."""
-    scores = matmul(query, tile.of_turned_keys(tiles.key))  # (..., rows, width)
+    """Returns the scores of a tile, `(..., rows, width)`."""
+    return matmul(query, tile.of_turned_keys(tiles.key))
+
+
+def _modify(request, pairs, given):
+    """Returns what the steps of a score make of it, from scores and operands."""
+    return request.modify(given["operands"], given["scores"], pairs)
+
+
+def _masked(tiles, tile, scores):
+    """Adds the bias to the scores of a tile; those that do not count are `NEVER`."""
     allowed = tiles.allowed(tile)
     if tiles.bias is not None:
         bias = tile.of_pairs(tiles.bias)
@@ -196,6 +234,8 @@ def _rows_of_small_scores(inputs, constants, request):
         A tensor `(B, H, T, 1)` or, where rows see other keys than those, None.
     """
     positions = request.positions
+    if request.modify is not None or inputs.sinks is not None:
+        return None
     if not (positions.is_simple and constants.in_a_row):
         return None
     if inputs.bias is not None or constants.mask is not None:

@@ -92,6 +92,7 @@ def _open_shapes(inputs, constants, *of_rows):
         *map(rows, inputs[:3]),
         pairs(inputs.bias),
         *(tuple(operand.shape) for operand in inputs.operands),
+        None if inputs.sinks is None else tuple(inputs.sinks.shape),
         pairs(constants.mask),
         examples(constants.key_mask),
         examples(constants.query_mask),

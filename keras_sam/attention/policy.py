@@ -205,7 +205,7 @@ class Policy:
     def _kernel(self, request, device, compiled):
         if request.selective:
             return "selective"
-        if not request.is_softmax_of_dot_products:
+        if not request.has_tiles:
             return "chunked"
         return "flash" if compiled or device.backend == "jax" else "chunked"
 

@@ -65,16 +65,19 @@ def attend(inputs, constants, request):
 
 def weigh(inputs, constants, request):
     """Returns all weights `(B, H, T, S)`."""
-    query, key, _, bias, operands = inputs
-    mask = pair_mask(constants, request, Sizes.of(inputs))
+    query, key, _, bias, operands, sinks = inputs
+    sizes = Sizes.of(inputs)
+    mask = pair_mask(constants, request, sizes)
     scores = request.score(operands, query, key)
+    if request.modify is not None:
+        scores = request.modify(operands, wide_scores(scores), constants.pairs(sizes))
     if request.selective:
         positions = ops.arange(ops.shape(query)[-2]), ops.arange(ops.shape(key)[-2])
         logits = wide_scores(scores[:, :1], first_head(bias))
         selectable = selectable_keys(ops.shape(key)[-2], constants.key_mask)
         selected = select(logits, mask, selectable, *positions)
         bias = add_bias(bias, -accumulate(selected))
-    return attention_weights(scores, request.normalizer, mask, bias)
+    return attention_weights(scores, request.normalizer, mask, bias, sinks=sinks)
 
 
 def pair_mask(constants, request, sizes):

@@ -24,6 +24,9 @@ class Request:
         positions: `Positions`.
         selective: Whether the first head takes off scores; see `selective`.
         dropout: The share of weights to drop, in [0, 1).
+        modify: A function `(operands, scores, pairs) -> scores`, from
+            `Score.as_modification`, or None.
+        sinks: Whether `Inputs` have sinks.
     """
 
     score: Callable
@@ -31,12 +34,24 @@ class Request:
     positions: Positions = ALL_PAIRS
     selective: bool = False
     dropout: float = 0.0
+    modify: Callable | None = None
+    sinks: bool = False
 
     @property
     def is_softmax_of_dot_products(self):
-        """Whether the gradient is known by hand, as `dense` and `flash` need."""
+        """Whether the gradient is known by hand, as `dense` needs."""
+        return self.has_tiles and self.modify is None and not self.sinks
+
+    @property
+    def has_tiles(self):
+        """Whether rows can be computed by tiles of keys, as `flash` does."""
         plain = self.normalizer == normalizers.Softmax()
         return self.score.is_dot_product and plain and not self.selective
+
+    @property
+    def is_plain(self):
+        """Whether it is what all libraries have: softmax, causality and a window."""
+        return self.is_softmax_of_dot_products and self.positions.is_simple
 
     def with_normalizer(self, normalizer):
         """Returns the same request with another normalizer."""
@@ -44,7 +59,9 @@ class Request:
 
     def without_weights(self):
         """Returns an equal request that keeps no layer alive; see `Score.as_function`."""
-        return dataclasses.replace(self, score=self.score.without_weights())
+        modify = None if self.modify is None else self.modify.without_weights()
+        score = self.score.without_weights()
+        return dataclasses.replace(self, score=score, modify=modify)
 
 
 class Inputs(NamedTuple):
@@ -55,7 +72,8 @@ class Inputs(NamedTuple):
         key: `(B, H, S, D)`.
         value: `(B, H, S, Dv)`.
         bias: `(B or 1, H or 1, T or 1, S or 1)`, or None.
-        operands: A tuple of tensors, the weights of the score.
+        operands: A tuple of tensors, the weights of the score and of `Request.modify`.
+        sinks: `(1, H, 1, 1)`, a score that takes weight and has no value, or None.
     """
 
     query: Any
@@ -63,6 +81,7 @@ class Inputs(NamedTuple):
     value: Any
     bias: Any = None
     operands: tuple = ()
+    sinks: Any = None
 
 
 class Constants(NamedTuple):

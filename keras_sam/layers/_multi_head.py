@@ -11,6 +11,7 @@ from keras import ops
 from keras_sam import _initializers, masks, normalizers, scores
 from keras_sam import _validation as check
 from keras_sam.attention import attend
+from keras_sam.attention.arguments import check_together
 from keras_sam.attention.positions import Positions
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer, own_score
@@ -70,6 +71,7 @@ class ProjectedAttention(CompositeLayer):
             )
         self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
+        check_together(self.score, self.normalizer, selective=False)
         self.mask = masks.get(mask)
         self.causal = check.boolean("causal", causal)
         self.sliding_window = check.positive_integer(

@@ -3,6 +3,7 @@
 import keras
 
 from keras_sam import _validation as check
+from keras_sam.attention.arguments import check_together
 from keras_sam.layers._masks import keras_mask
 from keras_sam.layers._multi_head import ProjectedAttention
 
@@ -195,6 +196,7 @@ class SelfAttention(ProjectedAttention):
             **kwargs,
         )
         self.selective = check.boolean("selective", selective)
+        check_together(self.score, self.normalizer, selective)
         if selective and not self.is_causal:
             raise ValueError(
                 "`causal` must be True where `selective` is, because positions select "

@@ -6,6 +6,7 @@ from keras import ops
 from keras_sam import _validation as check
 from keras_sam import masks, normalizers, scores
 from keras_sam.attention import attend
+from keras_sam.attention.arguments import check_together
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer, own_score
 from keras_sam.layers._masks import check_segments, keras_mask, pass_on
@@ -98,6 +99,7 @@ class UnprojectedAttention(CompositeLayer):
         self.mask = masks.get(mask)
         self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
+        check_together(self.score, self.normalizer, selective=False)
         self.causal = check.boolean("causal", causal)
         self.sliding_window = check.positive_integer(
             "sliding_window", sliding_window, optional=True
