@@ -33,19 +33,6 @@ LENGTHS = [(1, 5), (BLOCK - 1, 11), (BLOCK, 13), (BLOCK + 1, 3), (23, 19)]
 HALF = {"float16": 2**-10, "bfloat16": 2**-7}
 
 
-@pytest.fixture
-def uncompiled():
-    """Runs the kernels operation by operation: the whole table takes seconds then."""
-    if BACKEND != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 # Policies under which sizes of tests are large, and blocks small.
 LARGE = {"kept_pairs": 0, "kept_for_a_channel": 0, "autodiff_pairs": 0}
 SMALL = {"graph_pairs": 150, "pairs": 150, "pairs_backward": 70, "selective_pairs": 150}

@@ -62,7 +62,7 @@ def positions_of(query, key, query_positions, key_positions):
     found = {}
     given = {"query": (query, query_positions), "key": (key, key_positions)}
     for kind, (tensor, at) in given.items():
-        name, length = f"{kind}positions_of", tensor.shape[2]
+        name, length = f"{kind}_positions", tensor.shape[2]
         at = ops.arange(ops.shape(tensor)[2], dtype="int32") if at is None else at
         at = ops.convert_to_tensor(at)
         at = at[None] if len(at.shape) == 1 else at

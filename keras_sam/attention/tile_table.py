@@ -6,7 +6,7 @@ mask, and then those at an edge. Empty ones come last and are never reached::
     Causal() & Window(5)     table, tiles of 2 x 2     order
     1 . . . . . . .          e . . .                   0 | . . .
     1 1 . . . . . .          w e . .                   0 1 | . .
-    1 1 1 . . . . .          w w e .      becomes      0 1 2 | .      with 0, 1, 1, 1 whole
+    1 1 1 . . . . .          e w e .      becomes      1 0 2 | .      with 0, 1, 1, 1 whole
     1 1 1 1 . . . .          . e w e                   2 1 3 | .      and 1, 1, 2, 2 at
     1 1 1 1 1 . . .                                                   an edge
     . 1 1 1 1 1 . .

@@ -33,7 +33,7 @@ _strategies_by_name = _strategies.Strategies(
     base=Mask,
     known={"causal": Causal, "segments": Segments},
     called=False,
-    parts=Mask.parts,
+    parts=lambda mask: mask.parts(),
     optional=True,
 )
 get = _strategies_by_name.get
