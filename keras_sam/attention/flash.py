@@ -106,8 +106,9 @@ def forward(inputs, constants, *, request, blocks):
             "largest": lowest if small is None else ops.where(small, nothing, lowest),
         }
         if inputs.sinks is not None:  # as if a tile before the first had one more key
-            sums["largest"] = nothing + block.of_pairs(inputs.sinks)
-            sums["total"] = ops.ones_like(nothing)
+            sinks = nothing + block.of_pairs(inputs.sinks)
+            largest = sinks if small is None else ops.where(small, nothing, sinks)
+            sums["largest"], sums["total"] = largest, ops.exp(sinks - largest)
         sums = tiles.for_each_tile(block, one_tile, sums)
         # A row with nothing to attend to: zero over one, not over zero.
         total = ops.where(sums["total"] > 0.0, sums["total"], 1.0)
@@ -234,7 +235,7 @@ def _rows_of_small_scores(inputs, constants, request):
         A tensor `(B, H, T, 1)` or, where rows see other keys than those, None.
     """
     positions = request.positions
-    if request.modify is not None or inputs.sinks is not None:
+    if request.modify is not None:
         return None
     if not (positions.is_simple and constants.in_a_row):
         return None
@@ -253,6 +254,8 @@ def _rows_of_small_scores(inputs, constants, request):
     else:
         key, value = (ops.max(x, axis=2, keepdims=True, initial=0.0) for x in (key, value))
     small = ops.logical_and(query * key <= SMALL_SCORE**2, value <= SMALL_VALUE)
+    if inputs.sinks is not None:
+        small = ops.logical_and(small, ops.abs(inputs.sinks) <= SMALL_SCORE)
     return ops.cast(small, inputs.query.dtype)
 
 

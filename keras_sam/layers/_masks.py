@@ -60,9 +60,9 @@ def check_segments(mask, where, **segments):
             expected = "None where `mask` has no `keras_sam.masks.Segments()`"
         else:
             expected = f"integers of the shape {shape}"
-            if hasattr(given, "shape") and check.fits(given.shape, shape):
-                if "int" in keras.backend.standardize_dtype(given.dtype):
-                    continue
+            fits = hasattr(given, "shape") and check.fits(given.shape, shape)
+            if fits and "int" in keras.backend.standardize_dtype(given.dtype):
+                continue
         found = given
         if hasattr(given, "shape"):
             found = f"a tensor of dtype {given.dtype} and shape {tuple(given.shape)}"
