@@ -44,6 +44,7 @@ LEVELS = {
     "keras_sam.masks": 2,
     "keras_sam.backend": 1,
     "keras_sam.recording": 1,
+    "keras_sam.foreign": 0,
     "keras_sam._initializers": 0,
     "keras_sam._startup": 0,
     "keras_sam._strategies": 0,

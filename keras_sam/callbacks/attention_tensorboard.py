@@ -35,6 +35,10 @@ class AttentionTensorBoard(keras.callbacks.Callback):
       token attends to most, or which have the largest weights of all;
     * Histograms, on request: `<layer>/attention/histogram`.
 
+    Attention layers are those of keras_sam, Keras's own ones such as
+    `keras.layers.MultiHeadAttention`, those of KerasHub and those of one's own that
+    `keras_sam.record_attention` describes. The model needs no change.
+
     A layer that is called twice has its second call under `<layer>#2`. Steps are
     epochs, as `keras.callbacks.TensorBoard` counts them, or batches over all of
     training, whose scalars begin with `batch_`. Use both callbacks with the same
@@ -190,7 +194,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         with record_attention() as maps:
             model(self.inputs, training=False)
         if not maps:
-            error = ValueError("no attention layer of keras_sam was called")
+            error = ValueError("no attention layer was called")
             failed("everything", error)
         values = []
         for path, tag in _summaries.tags_for(maps).items():
