@@ -25,7 +25,7 @@ from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Constants, Inputs, Request, Sizes
 from keras_sam.backend.cores import shares
 from keras_sam.scores.additive import additive_scores
-from keras_sam.scores.base import DotProduct
+from keras_sam.scores.pure import DotProduct
 
 B, H, D, DV = 2, 3, 5, 7
 BLOCK = 8

@@ -144,12 +144,8 @@ class UnprojectedAttention(CompositeLayer):
         self._check_call(
             *tensors, *padding, attention_mask, attention_bias, use_causal_mask
         )
-        check_segments(
-            self.mask,
-            f"UnprojectedAttention {self.name!r}",
-            query_segment_ids=(query_segment_ids, query),
-            value_segment_ids=(value_segment_ids, value),
-        )
+        segments = {"query": query_segment_ids, "value": value_segment_ids}
+        self._check_segments(query, value, **segments)
         axes, key_axes = self._axes(query.shape), self._axes(key.shape)
         pairs = Pairs(axes, key_axes, 1)
         dropout = self.dropout if training else 0.0
@@ -204,12 +200,8 @@ class UnprojectedAttention(CompositeLayer):
         self._check_call(
             *tensors, *padding, attention_mask, attention_bias, use_causal_mask
         )
-        check_segments(
-            self.mask,
-            f"UnprojectedAttention {self.name!r}",
-            query_segment_ids=(query_segment_ids, query),
-            value_segment_ids=(value_segment_ids, value),
-        )
+        segments = {"query": query_segment_ids, "value": value_segment_ids}
+        self._check_segments(query, value, **segments)
         shape = self.compute_output_shape(query.shape, value.shape)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         pass_on(outputs, query_mask)
@@ -217,6 +209,11 @@ class UnprojectedAttention(CompositeLayer):
             return outputs
         shape = (*query.shape[:-1], value.shape[-2])
         return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def _check_segments(self, query, value, **segments):
+        given = zip(segments.items(), (query, value), strict=True)
+        given = {f"{name}_segment_ids": (ids, tensor) for (name, ids), tensor in given}
+        check_segments(self.mask, f"UnprojectedAttention {self.name!r}", **given)
 
     def compute_output_shape(self, query_shape, value_shape, key_shape=None):
         return (*query_shape[:-1], value_shape[-1])
