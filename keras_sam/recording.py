@@ -9,12 +9,17 @@ watched by `keras_sam.foreign` meanwhile.
 import contextlib
 import contextvars
 import dataclasses
+import math
 
 import keras
 from keras import ops
 from keras.src.backend.common.symbolic_scope import get_symbolic_scope
 
+from keras_sam import _validation as check
 from keras_sam.foreign import watch
+
+# More weights than this of one call are not computed whole; see `record_attention`.
+MAX_ENTRIES = 2**26
 
 _recorder = contextvars.ContextVar("keras_sam_recorder", default=None)
 
@@ -42,13 +47,14 @@ class AttentionMaps(dict):
     """Attention weights by layer path, with `details` and `allowed` by the same paths.
 
     `allowed[path]` is a boolean tensor that broadcasts to the weights, False where a pair
-    is masked, or None where that is not known.
+    is masked, or None where that is not known or everything is allowed.
     """
 
-    def __init__(self):
+    def __init__(self, max_entries=MAX_ENTRIES):
         super().__init__()
         self.details = {}
         self.allowed = {}
+        self._max_entries = max_entries
         self._stage = _stage()
 
     def __missing__(self, path):
@@ -68,6 +74,15 @@ class AttentionMaps(dict):
         """
         return self._stage == _stage()
 
+    def keeps_whole(self, *sizes):
+        """Returns whether weights of these sizes are recorded as one tensor.
+
+        Those of a compiled function always are: nobody can ask for rows later.
+        """
+        trace, _ = self._stage
+        known = trace is None and None not in sizes
+        return not known or math.prod(sizes) <= self._max_entries
+
     def add(self, path, weights, details, allowed=None):
         """Adds the weights of one call; the second call of a layer is `path#2`."""
         key, calls = path, 1
@@ -80,7 +95,7 @@ class AttentionMaps(dict):
 
 
 @contextlib.contextmanager
-def record_attention():
+def record_attention(max_entries=MAX_ENTRIES):
     """Records the attention weights of every attention layer that is called.
 
     Works around any call of any model: functional, Sequential, nested, subclassed, in
@@ -96,6 +111,12 @@ def record_attention():
       `keras.ops.softmax` or `keras.layers.Softmax` over keys that it uses and does not
       just return;
     * every layer that calls `keras.ops.dot_product_attention`.
+
+    Args:
+        max_entries: Self- and cross-attention of keras_sam with more weights than this, of
+            all examples and heads of a call, are not computed whole outside of compiled
+            functions: what is recorded then is a `keras_sam.RowsOnDemand`. The default is
+            256 MiB of float32.
 
     Yields:
         A dictionary that maps each layer's `path` to its weights as normalized and
@@ -126,7 +147,7 @@ def record_attention():
     >>> maps.details[attend.path].kind
     'self'
     """
-    maps = AttentionMaps()
+    maps = AttentionMaps(check.positive_integer("max_entries", max_entries))
 
     def hear(layer, kind, seen):
         details = AttentionDetails(kind, seen.query_grid, seen.key_grid)
@@ -146,14 +167,22 @@ def is_recording():
     return maps is not None and maps.listens()
 
 
+def keeps_whole(*sizes):
+    """Returns whether weights of these sizes, None for unknown ones, are computed whole.
+
+    Only while somebody records.
+    """
+    return _recorder.get().keeps_whole(*sizes)
+
+
 def record(layer, weights, details, allowed=None):
     """Hands `weights` to the open recorder, if there is one.
 
     Args:
         layer: The layer, known by its `path`.
-        weights: Tensor.
+        weights: Tensor or `RowsOnDemand`.
         details: `AttentionDetails`.
-        allowed: Boolean tensor that broadcasts to `weights`, or None: not known.
+        allowed: Boolean tensor that broadcasts to `weights`, or `RowsOnDemand`, or None.
     """
     if is_recording() and not isinstance(weights, keras.KerasTensor):
         _recorder.get().add(layer.path or layer.name, weights, details, allowed)

@@ -615,6 +615,8 @@ def test_callback_writes(tmp_path):
     model.compile("sgd", "mse")
     watch = AttentionTensorBoard(tmp_path, x)
     model.fit(x, random(B, T, 3), epochs=2, callbacks=[watch], verbose=0)
-    events = EventAccumulator(str(tmp_path / "attention")).Reload()
-    tags = set(events.Tags()["tensors"])
+    tags = set()
+    for run in ("attention", "attention/examples"):
+        events = EventAccumulator(str(tmp_path / run)).Reload()
+        tags |= set(events.Tags()["tensors"])
     assert {"attend/attention/image", "epoch_attention_entropy/attend"} <= tags

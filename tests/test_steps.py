@@ -579,7 +579,9 @@ BAD = {
         "`selective` must be False where a step of `score`",
     ),
     "importance": (
-        lambda: keras_sam.SelectiveAttention(2, relation="self", score=["dot", scores.ALiBi()]),
+        lambda: keras_sam.SelectiveAttention(
+            2, relation="self", score=["dot", scores.ALiBi()]
+        ),
         "`score` must be a score without steps",
     ),
     "lambda": (

@@ -33,6 +33,17 @@ def keras_mask(tensor, mask, axes=None):
     return mask
 
 
+def check_mask(layer, name, mask, tensor):
+    """Refuses a padding mask that is not `tensor` without its channels."""
+    if mask is None or check.fits(mask.shape, tensor.shape[:-1]):
+        return
+    raise ValueError(
+        f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in "
+        f"{layer.__class__.__name__} {layer.name!r}. "
+        f"Received: {name}.shape={tuple(mask.shape)}"
+    )
+
+
 def pass_on(tensor, mask):
     """Makes `mask`, if any, the implicit Keras mask of an output.
 
@@ -43,15 +54,15 @@ def pass_on(tensor, mask):
         backend.set_keras_mask(tensor, mask)
 
 
-def check_segments(mask, where, **segments):
+def check_segments(layer, **segments):
     """Refuses segments that are missing, not wanted, or not as many as positions.
 
     Args:
-        mask: A `keras_sam.masks.Mask`, or None.
-        where: The name of the layer, for messages.
+        layer: The layer, which has a `keras_sam.masks.Mask`, or None, for its `mask`.
         **segments: By the name of an argument, the argument and its input.
     """
-    needed = mask is not None and mask.needs_segments
+    needed = layer.mask is not None and layer.mask.needs_segments
+    where = f"{layer.__class__.__name__} {layer.name!r}"
     for name, (given, tensor) in segments.items():
         shape = tuple(tensor.shape[:-1])
         if given is None and not needed:

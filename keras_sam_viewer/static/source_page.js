@@ -1,0 +1,45 @@
+// Data from the page itself: every blob is the text of a script element of its own, so that
+// only what is looked at is decoded.
+import {RecordError} from "./records.js";
+
+export class PageSource {
+  async runs() {
+    const list = document.getElementById("ks:runs");
+    this.list = list ? JSON.parse(list.textContent) : {runs: []};
+    return this.list;
+  }
+
+  blob(run, key) {
+    const index = this.list.runs.findIndex(({name}) => name === run);
+    const node = document.getElementById(`ks:${index}:${key}`);
+    if (!node) throw new RecordError("This page does not hold that record.");
+    try {
+      return Uint8Array.from(atob(node.textContent.trim()), (letter) => letter.charCodeAt(0));
+    } catch {
+      throw new RecordError("This record is damaged.");
+    }
+  }
+
+  async meta(run) {
+    return this.blob(run, "meta");
+  }
+
+  async stats(run) {
+    const {steps} = this.list.runs.find(({name}) => name === run);
+    return steps.map((step) => this.blob(run, `stats/${step}`));
+  }
+
+  async map(run, layer, step, example) {
+    return this.blob(run, `map/${step}/${layer}/${example}`);
+  }
+
+  /** The page's own script, started as a worker: there it only decodes. */
+  startWorker() {
+    const script = document.getElementById("ks:script") ?? document.querySelector('script[type="module"]');
+    if (!script?.textContent) return null;
+    const url = URL.createObjectURL(new Blob([script.textContent], {type: "text/javascript"}));
+    return new Worker(url, {type: "module"});
+  }
+
+  onReload() {}
+}
