@@ -485,7 +485,7 @@ def test_tiles_hold_each_pair_once(causal, sliding_window):
             _, _, row, key = map(int, tile.start)
             assert 0 <= key <= key + tile.size[3] <= times.shape[1]
             allowed = cut.allowed(tile)
-            here = np.ones((1, 1, 1, 1)) if allowed is None else numpy(allowed)
+            here = np.ones((), int) if allowed is None else numpy(allowed)
             here = np.broadcast_to(here, (1, 1, *tile.size[2:]))[0, 0]
             times[row : row + tile.size[2], key : key + tile.size[3]] += here
             return carry

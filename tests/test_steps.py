@@ -580,7 +580,7 @@ BAD = {
     ),
     "importance": (
         lambda: keras_sam.SelectiveAttention(
-            2, relation="self", score=["dot", scores.ALiBi()]
+            relation="self", score=["dot", scores.ALiBi()]
         ),
         "`score` must be a score without steps",
     ),
