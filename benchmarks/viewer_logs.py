@@ -18,6 +18,7 @@ import numpy as np
 from keras import layers
 
 import keras_sam
+from keras_sam.callbacks import AttentionTensorBoard
 
 
 class Words(layers.Layer):
@@ -147,12 +148,9 @@ def translate(make_writer, quick, normalizer="softmax"):
             yield [sources[chosen], written[chosen]], targets[chosen]
 
     shown = [23, 47, 286] if quick else [23, 586, 2747]
-    tokens = {
-        "query": [["<start>", *german[number]] for number in shown],
-        "key": [english[number] for number in shown],
-        "read": [english[number] for number in shown],
-        "names": [" ".join(english[number]) for number in shown],
-    }
+    words = [english[number] for number in shown]
+    letters = [["<start>", *german[number]] for number in shown]
+    tokens = {"read": words, "write": letters, "align": {"query": letters, "key": words}}
     name = f"translate {normalizer}"
     write = make_writer(name, [sources[shown], written[shown]], tokens)
     train(model, batches(np.random.default_rng(0)), steps, write)
@@ -267,29 +265,16 @@ def main():
 
 
 def writer(output, name, inputs, tokens):
-    """Saves the maps of each step; replaced by the callback."""
-    import json
-
-    folder = output / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokens.json").write_text(json.dumps(tokens))
-    pictures = inputs if isinstance(inputs, np.ndarray) and inputs.ndim == 4 else None
-    if pictures is not None:
-        np.save(folder / "pictures.npy", pictures)
+    """Returns a function that logs a step, with the callback that people use."""
+    watch = AttentionTensorBoard(
+        output / name, inputs, tokens, max_examples=4, write_images=False
+    )
 
     def write(model, step, loss):
-        with keras_sam.record_attention() as maps:
-            model(inputs, training=False)
-        details = {
-            path: [d.kind, d.query_grid, d.key_grid, d.are_features]
-            for path, d in maps.details.items()
-        }
-        (folder / f"{step}.json").write_text(json.dumps({"loss": loss, "details": details}))
-        np.savez_compressed(
-            folder / f"{step}.npz",
-            **{path.replace("/", "|"): np.asarray(w) for path, w in maps.items()},
-        )
-        print(name, step, loss, flush=True)
+        if watch.model is not model:
+            watch.set_model(model)
+        watch.on_epoch_end(step, {} if loss is None else {"loss": loss})
+        print(f"{name}: step {step}, loss {loss}", flush=True)
 
     return write
 

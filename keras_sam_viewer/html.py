@@ -46,10 +46,31 @@ def make_page(runs, title="attention"):
     return "".join(parts)
 
 
-def make_frame(page, height=900):
+class Page:
+    """A page that was written, and that shows itself in a notebook.
+
+    Args:
+        text: The text of the page.
+        path: Where it was written.
+    """
+
+    def __init__(self, text, path):
+        self.text = text
+        self.path = path
+
+    def _repr_html_(self):
+        return make_frame(self.text)
+
+    def __repr__(self):
+        return f"<attention in {self.path!r}, {len(self.text) / 1e6:.1f} MB>"
+
+
+def make_frame(page, height=760):
     """Returns a page as an element `iframe`, for the output of a notebook cell."""
+    # In ASCII, whatever the encoding of the page around it: the script has a checksum.
+    text = html.escape(page).encode("ascii", "xmlcharrefreplace").decode()
     return (
-        f'<iframe srcdoc="{html.escape(page)}" title="attention" allowfullscreen '
+        f'<iframe srcdoc="{text}" title="attention" allowfullscreen '
         f'style="width: 100%; height: {height}px; border: 0"></iframe>'
     )
 

@@ -79,6 +79,7 @@ class Layer:
             if allowed is not None:
                 sizes = (*allowed.shape[:2], stop - start, keys)
                 allowed = np.broadcast_to(allowed, sizes)
+            weights = _clean(weights)
             yield [
                 Rows(start, weights[i], None if allowed is None else _at(allowed, i))
                 for i in range(self.examples)
@@ -86,14 +87,14 @@ class Layer:
 
     def gate(self, example):
         """Returns the gates of one example without channels, or the channels only."""
-        gate = np.asarray(self.weights[example], np.float32)
+        gate = np.nan_to_num(np.asarray(self.weights[example], np.float32))
         if self.kind == "channel":
             return gate.reshape(-1, gate.shape[-1]).mean(0)
         return gate.mean(-1)
 
     def parts(self, example):
         """Returns weights and allowed parts of selective attention, `(H, T)` each."""
-        weights = np.asarray(self.weights[example], np.float32)
+        weights = _clean(self.weights[example])
         if self.allowed is None:
             return weights, None
         allowed = _at(np.asarray(self.allowed), example)
@@ -108,6 +109,14 @@ def rows_of(values, start, stop):
         return np.asarray(values.rows(start, stop))
     values = np.asarray(values)
     return values if values.shape[2] == 1 else values[:, :, start:stop]
+
+
+def _clean(weights):
+    """Returns weights as float32, with zeros for what is no weight: NaN and the like."""
+    weights = np.asarray(weights, np.float32)
+    if not weights.size or (weights.min() >= 0 and weights.max() < np.inf):
+        return weights
+    return np.where((weights >= 0) & (weights < np.inf), weights, np.float32(0))
 
 
 def _at(values, example):

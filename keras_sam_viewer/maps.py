@@ -13,6 +13,7 @@ LARGEST_LAYER = 2**26
 CHOSEN_ROWS = 64
 TOP_KEYS = 16
 OVERVIEW = 512
+_PIECE = 64
 
 
 def code_of(heads, shape, fine=False):
@@ -113,11 +114,9 @@ class SparseMap:
         self._largest.append(largest)
         self._codes.append(coded)
         self._keys.append(rows.keys.astype(np.uint32))
-        top = np.argpartition(weights, -self._top, axis=-1)[..., -self._top :]
-        values = np.take_along_axis(weights, top, -1)
-        order = np.argsort(-values, axis=-1, kind="stable")
-        self._top_keys.append(np.take_along_axis(top, order, -1).astype(np.uint32))
-        self._top_weights.append(np.take_along_axis(values, order, -1))
+        top, values = _largest(weights, self._top)
+        self._top_keys.append(top.astype(np.uint32))
+        self._top_weights.append(values)
         self._received += weights.sum(1, dtype=np.float64)
         self._overview.add(rows)
 
@@ -134,6 +133,31 @@ class SparseMap:
             "received": self._received.astype(np.float32),
             "keys": _joined(self._keys),
         }
+
+
+def _largest(weights, count):
+    """Returns the indices and values of the largest weights of each row, descending.
+
+    The rows are cut into pieces. The largest weights are in those pieces that have the
+    largest maxima, which is much less to look through.
+    """
+    *leading, keys = weights.shape
+    pieces = -(-keys // _PIECE)
+    padded = weights
+    if keys % _PIECE:
+        width = [(0, 0)] * len(leading) + [(0, pieces * _PIECE - keys)]
+        padded = np.pad(weights, width, constant_values=-1)
+    padded = padded.reshape(*leading, pieces, _PIECE)
+    chosen = min(count, pieces)
+    best = np.argpartition(padded.max(-1), pieces - chosen, axis=-1)[..., -chosen:]
+    found = np.take_along_axis(padded, best[..., None], -2)
+    where = best[..., None] * _PIECE + np.arange(_PIECE)
+    found, where = (x.reshape(*leading, chosen * _PIECE) for x in (found, where))
+    top = np.argpartition(found, chosen * _PIECE - count, axis=-1)[..., -count:]
+    values = np.take_along_axis(found, top, -1)
+    order = np.argsort(-values, axis=-1, kind="stable")
+    top = np.take_along_axis(top, order, -1)
+    return np.take_along_axis(where, top, -1), np.take_along_axis(values, order, -1)
 
 
 def part_map(weights, allowed):

@@ -34,13 +34,22 @@ class MaximumPool:
         values = rows.multiples[:, :count, : self._keys]
         cells = (rows.start + np.arange(count)) // row_stride
         starts = np.flatnonzero(np.diff(cells, prepend=-1))
-        if row_stride > 1:
-            values = np.maximum.reduceat(values, starts, axis=1)
-        if key_stride > 1:
-            starts = np.arange(0, self._keys, key_stride)
-            values = np.maximum.reduceat(values, starts, axis=2)
+        values = _maxima(values, starts, row_stride, 1)
+        starts = np.arange(0, self._keys, key_stride)
+        values = _maxima(values, starts, key_stride, 2)
         into = self.values[:, cells[0] : cells[-1] + 1]
         np.maximum(into, values, out=into)
+
+
+def _maxima(values, starts, stride, axis):
+    """The maxima of parts of an axis that begin at `starts`, `stride` long but for ends."""
+    if stride == 1:
+        return values
+    shape = values.shape
+    if len(starts) * stride != shape[axis]:
+        return np.maximum.reduceat(values, starts, axis=axis)
+    parts = *shape[:axis], len(starts), stride, *shape[axis + 1 :]
+    return values.reshape(parts).max(axis + 1)
 
 
 def pool_gate(gate, largest):

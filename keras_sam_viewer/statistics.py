@@ -178,8 +178,12 @@ class PairStatistics:
         if rows.allowed is None:
             self._seen += rows.counted.sum(1)[:, None]
         else:
-            counted = rows.counted[:, None, :].astype(np.float32)
-            self._seen += (counted @ rows.allowed.astype(np.float32))[:, 0]
+            counted = rows.counted.astype(np.float32)
+            allowed = rows.allowed.astype(np.float32)
+            if len(allowed) == 1:
+                self._seen += counted @ allowed[0]
+            else:
+                self._seen += (counted[:, None] @ allowed)[:, 0]
 
     def _add_diagonals(self, rows):
         weights, count = rows.normal, rows.normal.shape[1]

@@ -36,6 +36,8 @@ LEVELS = {
     "keras_sam.addons": 5,
     "keras_sam.convert": 5,
     "keras_sam.export": 5,
+    "keras_sam._show": 5,
+    "keras_sam._viewed": 4,
     "keras_sam.layers": 4,
     "keras_sam.attention": 3,
     "keras_sam.gates": 3,
@@ -74,6 +76,7 @@ LONG = {
     "keras_sam/attention/flash.py": "two passes, and the tiles that they loop over",
     "keras_sam/callbacks/attention_tensorboard.py": "a third of it is its docstring",
     "keras_sam/layers/_multi_head.py": "a third of it lists arguments, stored and saved",
+    "keras_sam_viewer/statistics.py": "the formulas of all statistics, with what they mean",
     "keras_sam/scores/additive.py": "a score with its kernel, as long as both together",
 }
 

@@ -101,11 +101,11 @@ def causal_layers(progress, layers=4, heads=4, length=128):
     for layer in range(layers):
         scores = scores_of(layer, heads, length, length, progress)
         if layer == 1:
-            before = np.eye(length, k=-1) * 12 * progress
+            before = np.eye(length, k=-1) * 60 * progress
             scores[:, 1] += before
             scores[:, 3] = scores[:, 2]
         if layer == 2:
-            scores[:, 0, :, 5] += 12 * progress
+            scores[:, 0, :, 5] += 60 * progress
         weights = softmax(scores, allowed)
         found.append(Layer(f"block_{layer}/attend", "self", weights, allowed))
     return found

@@ -136,9 +136,11 @@ class MultiHeadAttention(keras.layers.Layer):
             )
 
     def _add_kernel(self, nth, name, rows, columns):
+        kernel = self.num_heads, rows, columns
+        check.weight_shape("`num_heads`, `head_size` and `output_size`", kernel)
         return self.add_weight(
             name=name,
-            shape=(self.num_heads, rows, columns),
+            shape=kernel,
             initializer=_initializers.fresh(self.kernel_initializer, nth),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,

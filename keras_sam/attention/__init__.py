@@ -126,7 +126,7 @@ def attend(
     compare, operands = score.as_function()
     modify, weights = score.as_modification(len(operands))
     sinks = arguments.sinks_of(score)
-    window = check.positive_integer("sliding_window", sliding_window, optional=True)
+    window = check.window("sliding_window", sliding_window)
     mask, bias = arguments.four_axes("mask", mask), arguments.four_axes("bias", bias)
     where = positions.Positions.of(
         masks.get(pattern), check.boolean("causal", causal), window

@@ -10,8 +10,9 @@ from keras_sam import _validation as check
 from keras_sam.callbacks import _thinning
 from keras_sam.callbacks._event_log import EventLog
 from keras_sam.callbacks._inputs import first_batch
+from keras_sam.callbacks._records import RecordWriter
 from keras_sam.callbacks._step import Step
-from keras_sam.callbacks._tokens import check_tokens
+from keras_sam.callbacks._tokens import check_tokens, tokens_for
 from keras_sam.recording import record_attention
 
 # After a failure to write, so many times its duration pass before the next attempt.
@@ -35,6 +36,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
 
     Then `tensorboard --logdir logs` shows:
 
+    * *Attention* has all of it in one screen: maps of all heads, tokens, steps.
     * *Images* has the maps of all heads. Colors are multiples of uniform attention, the
       same for every head: 1x is nearly white, what a head prefers is blue.
     * *Custom Scalars* has a chart for each layer with a line for each head: keys used,
@@ -63,6 +65,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         per_head: Whether to write tables of tokens for every head, too.
         write_images: Whether to draw.
         write_histograms: Whether to write histograms of the weights.
+        write_records: Whether to write what the tab *Attention* shows.
+        levels: The levels of a weight in these records, 255, or 63 for smaller files.
 
     **Steps.** A step is an epoch, as `keras.callbacks.TensorBoard` counts them, from
     -1, before the training; or a number of batches, from 0, in scalars that begin with
@@ -71,10 +75,10 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     tables of a layer. So at most ten are kept: the first, the last, and evenly spaced
     ones between them.
 
-    **Runs.** Below `log_dir`, `attention` has the means of layers, `attention/head_<n>`
-    those of a head, and `attention/examples` pictures and tables
-    (`attention/examples_by_batch` with steps of batches). A layer that is called twice
-    has its second call under `<layer>#2`.
+    **Runs.** Below `log_dir`, `attention` has the means of layers and the records of the
+    viewer, `attention/head_<n>` the means of a head, `attention/examples` the pictures and
+    tables (`attention/examples_by_batch` with steps of batches). A layer that is called
+    twice has its second call under `<layer>#2`.
 
     **Without `fit`.** `watch.write(model, step)` writes whenever you like, and
     `watch.close()` ends it. In `evaluate` and `predict`, the callback writes one step at
@@ -96,6 +100,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         per_head=False,
         write_images=True,
         write_histograms=False,
+        write_records=True,
+        levels=255,
     ):
         super().__init__()
         if not isinstance(log_dir, str | os.PathLike) or not os.fspath(log_dir):
@@ -115,12 +121,16 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         self.per_head = check.boolean("per_head", per_head)
         self.write_images = check.boolean("write_images", write_images)
         self.write_histograms = check.boolean("write_histograms", write_histograms)
+        self.write_records = check.boolean("write_records", write_records)
+        self.levels = check.one_of("levels", levels, (63, 255))
         self._prefix = "epoch" if update_freq == "epoch" else "batch"
         self._start_anew()
 
     def _start_anew(self):
         """Sets what belongs to this very object, and not to copies of it."""
         self._log = None
+        self._records = RecordWriter(self.levels, self.max_examples)
+        self._logs = None  # the loss and metrics of Keras, once there are some
         self._warned = set()
         self._retry_at = 0.0
         self._is_training = False
@@ -151,6 +161,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._is_training, self._offset, self._retry_at = True, None, 0.0
+        self._logs = None
 
     def on_epoch_begin(self, epoch, logs=None):
         is_first, last = self._offset is None, None
@@ -171,11 +182,13 @@ class AttentionTensorBoard(keras.callbacks.Callback):
             self._try_to_write(before)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._logs = logs
         if self.update_freq == "epoch":
             is_last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
             self._try_to_write(epoch + (self._offset or 0), is_last)
 
     def _after_batch(self, batch, logs=None):
+        self._logs = logs
         before, self._batches = self._batches, self._batches_before_epoch + batch + 1
         # `steps_per_execution` skips batches: write when a multiple has been passed.
         if self._batches // self.update_freq > before // self.update_freq:
@@ -240,6 +253,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     def _open_log(self):
         if self._log is not None and self._log.directory != self._directory:
             self.close()  # somebody changed `log_dir`
+            self._records = RecordWriter(self.levels, self.max_examples)
         if self._log is None:
             self._log = EventLog.open(self._directory, self)
         return self._log
@@ -317,6 +331,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
                 for run, values in found.scalars().items():
                     log.write(values, step, run)
                 log.write_layout(found.layout(), step)
+                if self.write_records:
+                    log.write(self._record_values(maps, step, failed), step)
             if self._draws and (examples.wants(step) or is_last) and not examples.has(step):
                 drawing = time.monotonic()
                 values = found.examples()
@@ -326,4 +342,15 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         except Exception as error:
             now = time.monotonic()
             self._retry_at = now + _PATIENCE * (now - started)
+            # What was described may not have been written.
+            self._records = RecordWriter(self.levels, self.max_examples)
             failed(f"writing below {self._directory!r}", error)
+
+    def _record_values(self, maps, step, failed):
+        def tokens_of(path):
+            return tokens_for(self.tokens, path, maps.details[path])
+
+        epochs = self.params and self.params.get("epochs")
+        return self._records.values(
+            maps, step, self._logs, tokens_of, self.inputs, failed, epochs
+        )

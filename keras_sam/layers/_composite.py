@@ -3,6 +3,7 @@
 import keras
 
 from keras_sam import scores
+from keras_sam._strategies import refuse_deep
 from keras_sam.layers._calls import check_tensors, wrong_call
 
 
@@ -67,6 +68,9 @@ class CompositeLayer(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         config = dict(config)
+        for name, value in config.items():
+            if isinstance(value, dict | list | tuple):
+                refuse_deep(name, value)
         policies = config.pop("quantized", {})
         trainable = config.pop("sublayers_trainable", {})
         layer = cls(**config)

@@ -75,9 +75,7 @@ class ProjectedAttention(CompositeLayer):
         check_together(self.score, self.normalizer, selective=False)
         self.mask = masks.get(mask)
         self.causal = check.boolean("causal", causal)
-        self.sliding_window = check.positive_integer(
-            "sliding_window", sliding_window, optional=True
-        )
+        self.sliding_window = check.window("sliding_window", sliding_window)
         self.dropout = check.rate("dropout", dropout)
         self.use_bias = check.boolean("use_bias", use_bias)
         self.kernel_initializer = check.initializer(
@@ -123,6 +121,8 @@ class ProjectedAttention(CompositeLayer):
         self.value_dense = self._dense("value", value_shape, key_heads, value_dim)
         output_shape = self._channels(query_shape)
         axes = "cefg"[: len(output_shape)]
+        kernel = self.num_heads, value_dim, *output_shape
+        check.weight_shape("`num_heads`, `value_dim` and `output_shape`", kernel)
         self.output_dense = keras.layers.EinsumDense(
             f"bthd,hd{axes}->bt{axes}",
             output_shape=(None, *output_shape),
@@ -150,6 +150,7 @@ class ProjectedAttention(CompositeLayer):
         return given if isinstance(given, tuple) else (given,)
 
     def _dense(self, name, shape, num_heads, width):
+        check.weight_shape("`num_heads` and `key_dim`", (shape[-1], num_heads, width))
         dense = keras.layers.EinsumDense(
             "btc,chd->bthd",
             output_shape=(None, num_heads, width),

@@ -126,6 +126,7 @@ class ChannelAttention(Gate):
         return AttentionDetails(self.kind, are_features=True)
 
     def _dense(self, nth, name, units, width):
+        check.weight_shape("`hidden_units`", (width, units))
         dense = keras.layers.Dense(
             units,
             activation=self.activation if nth == 0 else None,

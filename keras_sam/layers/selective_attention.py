@@ -234,6 +234,8 @@ class SelectiveAttention(CompositeLayer):
 
     def _dense(self, name, shape, units, parts=None, activation=None):
         own = parts is not None and parts.are_features
+        kernel = shape[1] if own else 1, shape[-1], self.num_heads, units
+        check.weight_shape("`num_heads` and `units`", kernel)
         dense = keras.layers.EinsumDense(
             "btc,tchu->bthu" if own else "btc,chu->bthu",
             output_shape=(shape[1] if own else None, self.num_heads, units),
@@ -419,7 +421,9 @@ class SelectiveAttention(CompositeLayer):
 
 def _check_top_k(top_k):
     if top_k is None or (check.is_integer(top_k) and top_k > 0):
-        return None if top_k is None else int(top_k)
+        return check.positive_integer(
+            "top_k", top_k, optional=True, most=check.LARGEST_INT32
+        )
     expected = "a positive integer, a share in (0, 1) or None"
     if check.is_integer(top_k) or not 0 < check.number("top_k", top_k, expected) < 1:
         raise check.invalid("top_k", expected, top_k)

@@ -102,9 +102,7 @@ class UnprojectedAttention(QueryValueAttention):
         self.normalizer = normalizers.get(normalizer)
         check_together(self.score, self.normalizer, selective=False)
         self.causal = check.boolean("causal", causal)
-        self.sliding_window = check.positive_integer(
-            "sliding_window", sliding_window, optional=True
-        )
+        self.sliding_window = check.window("sliding_window", sliding_window)
         self.dropout = check.rate("dropout", dropout)
         self.block_size = check.block_size("block_size", block_size)
         self.seed = check.integer("seed", seed, optional=True)

@@ -7,6 +7,7 @@ from keras import ops
 from keras.src.backend.common.variables import AutocastScope
 
 from keras_sam import _initializers
+from keras_sam import _validation as check
 from keras_sam.backend.portable import is_portable
 from keras_sam.backend.precision import matmul
 from keras_sam.scores.pure import DotProduct, Modification, PureCompare, PureModify
@@ -193,6 +194,7 @@ def heads_of(shape):
 
 def add_kernel(score, name, heads, rows, columns):
     """Adds one `(rows, columns)` matrix for each head."""
+    check.weight_shape(f"{score!r}", (*heads, rows, columns))
     draw = _initializers.fresh(score.kernel_initializer, len(score.weights))
 
     def initializer(shape, dtype):

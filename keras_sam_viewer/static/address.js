@@ -7,8 +7,8 @@ export class Address {
     this.window = isInTensorBoard ? window.parent : window;
   }
 
-  read() {
-    return readHash(this.window.location.hash, this.isInTensorBoard);
+  read(url = this.window.location.href) {
+    return readHash(new URL(url).hash, this.isInTensorBoard);
   }
 
   write(pairs) {
@@ -21,9 +21,10 @@ export class Address {
     }
   }
 
+  /** Calls back with the new address, which may have been overwritten by now. */
   onChange(callback) {
-    this.window.addEventListener("hashchange", () => {
-      if (!this.isInTensorBoard || this.window.location.hash.startsWith("#keras_sam")) callback();
+    this.window.addEventListener("hashchange", ({newURL}) => {
+      if (!this.isInTensorBoard || new URL(newURL).hash.startsWith("#keras_sam")) callback(newURL);
     });
   }
 

@@ -10,7 +10,7 @@ import {decodeState, encodeState} from "./hash.js";
 import {makeEmpty} from "./empty.js";
 import {makeScene, referenceOf} from "./scene.js";
 import {rankHeads} from "./changed.js";
-import {reveal, zoomAt as zoomPanelAt} from "./geometry.js";
+import {reveal, zoomPanelAt} from "./geometry.js";
 import {saveCsv, savePng} from "./export.js";
 import {sentenceOf, Store} from "./store.js";
 import {State} from "./state.js";
@@ -48,13 +48,16 @@ export class App {
     const patch = decodeState(this.address.read());
     this.applyTheme();
     this.address.onTheme(() => this.applyTheme());
-    this.address.onChange(() => this.follow(decodeState(this.address.read())));
+    this.address.onChange((url) => {
+      clearTimeout(this.addressTimer);
+      this.following = this.follow(decodeState(this.address.read(url)));
+    });
     try {
       await this.store.refresh();
     } catch (error) {
-      this.main.notice.textContent = sentenceOf(error);
-      return;
+      this.failure = sentenceOf(error);
     }
+    this.isListed = true;
     await this.follow(patch);
     this.isStarted = true;
     this.state.touch("start");
@@ -87,7 +90,7 @@ export class App {
     await this.follow({
       run: name, layerPath: before, example,
       ...(this.store.steps.get(name)?.includes(step) ? {step} : {step: null}),
-      ...(this.store.runs.has(name) && before ? {head} : {}),
+      ...(before ? {head} : {}),
       zoom: NO_ZOOM,
     });
   }
@@ -104,6 +107,7 @@ export class App {
     this.isReloading = true;
     try {
       const isNew = await this.store.refresh();
+      this.failure = null;
       if (!isNew) return;
       this.store.forgetFailures();
       for (const name of [...this.store.runs.keys()]) await this.store.open(name, true);
@@ -118,11 +122,12 @@ export class App {
 
   draw(changed) {
     const {state, store} = this;
-    const hasRuns = store.names.length > 0 || state.values.run !== null;
+    const hasRuns = !this.isListed || this.failure || store.names.length > 0 || state.values.run !== null;
     this.grid.classList.toggle("ks-is-empty", !hasRuns);
     this.empty.hidden = hasRuns;
     if (changed.has("run") || changed.has("step") || changed.has("layer") || changed.has("example")) store.drop();
     const scene = makeScene(state, store);
+    if (this.failure && !scene.run) scene.sentence = this.failure;
     if (scene.map) {
       const isComparing = state.values.view === "compare" || state.values.reference;
       scene.reference = isComparing ? referenceOf(scene, store) : null;
@@ -130,7 +135,9 @@ export class App {
     }
     this.scene = scene;
     this.grid.classList.toggle("ks-one-step", !scene.steps || scene.steps.length < 2);
-    for (const part of this.parts) part.update(scene, changed);
+    // Zooming and scrolling change nothing beside the map.
+    const isMove = [...changed].every((name) => name === "zoom" || name === "scroll");
+    for (const part of isMove ? [this.main] : this.parts) part.update(scene, changed);
     this.prefetch(scene);
     if (this.isStarted && [...changed].some((name) => name !== "hover" && name !== "data")) this.writeAddress(scene);
   }

@@ -3,7 +3,7 @@ import {cutText, MONO, SANS} from "./dom.js";
 import {LABELED} from "./geometry.js";
 import {THEMES} from "./colors.js";
 
-export const LABEL_FONT = `11px ${MONO}`;
+const LABEL_FONT = `11px ${MONO}`;
 const HORIZONTAL = 46;
 
 /** The gutters that a map's labels need. */

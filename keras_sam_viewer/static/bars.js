@@ -117,6 +117,6 @@ export class BarsDisplay {
   }
 }
 
-export function valuesOf(map, head) {
+function valuesOf(map, head) {
   return map.values ?? map.row(head, 0);
 }

@@ -1,6 +1,6 @@
 // A and B, their difference, and the queries that moved most.
 import {drawKeyAxis, drawQueryAxis} from "./axes.js";
-import {build, cutText, SANS} from "./dom.js";
+import {build, cutText, MONO, SANS} from "./dom.js";
 import {drawCursor} from "./cursor.js";
 import {formatPercent} from "./format.js";
 import {cellAt, LABELED, visiblePart} from "./geometry.js";
@@ -109,7 +109,7 @@ export class CompareDisplay {
     const {labels} = scene;
     const key = (index) => `${labels.key.name(index)} ${index}`.trim();
     const fits = Math.max(3, Math.floor((parseFloat(this.list.style.height) - 30) / 22));
-    const rows = moved.queries.slice(0, fits).map(({query, share, left, found}) =>
+    const rows = moved.queries.filter((each) => each.share >= 0.005).slice(0, fits).map(({query, share, left, found}) =>
       build(
         "button",
         {class: "ks-moved-row", type: "button", onclick: () => this.state.set({query, key: found})},
@@ -121,6 +121,20 @@ export class CompareDisplay {
       ),
     );
     this.list.replaceChildren(title, ...rows);
+  }
+
+  /** The list, written into a saved picture. */
+  writeInto(context, scene, x, y) {
+    const colors = THEMES[scene.theme];
+    const [left, top] = this.spots[3];
+    context.textAlign = "left";
+    context.textBaseline = "middle";
+    context.font = `11px ${MONO}`;
+    [...this.list.children].forEach((row, n) => {
+      context.fillStyle = n ? colors.soft : colors.text;
+      const line = n ? [...row.children].map((cell) => cell.textContent).join("  ") : row.textContent;
+      context.fillText(line, x + left, y + top + 11 + 22 * n);
+    });
   }
 
   hit(scene, x, y) {
@@ -140,9 +154,12 @@ export class CompareDisplay {
 function compareMaps(a, headA, b, headB) {
   const queries = [];
   let sum = 0;
-  for (let query = 0; query < b.rows; query++) {
+  // Of long sequences, the rows that are kept whole.
+  const rows = b.chosen ? [...b.chosen.keys()].filter((query) => a.isExact(query)) : Array.from({length: b.rows}, (_, n) => n);
+  for (const query of rows) {
+    if (query >= b.rows) continue;
     if (b.count(headB, query) < 2) continue;
-    const [before, after] = [a.row(headA, query), b.row(headB, query)];
+    const [before, after] = [a.readRow(headA, query), b.readRow(headB, query)];
     let change = 0;
     let [left, found] = [0, 0];
     for (let key = 0; key < b.keys; key++) {

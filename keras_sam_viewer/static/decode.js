@@ -1,8 +1,9 @@
 // Decoding in a worker, so that the page stays smooth; without one, in the page itself.
-import {inflate, parseRecord, RecordError} from "./records.js";
+import {bytesOf, inflate, parseRecord, RecordError} from "./records.js";
 
-export async function decodeRecord(bytes) {
-  return parseRecord(await inflate(bytes));
+/** Decodes a blob, which is bytes or base64 text. */
+async function decodeRecord(data) {
+  return parseRecord(await inflate(bytesOf(data)));
 }
 
 /** What runs inside the worker. */

@@ -41,12 +41,12 @@ export function cellAt(part, x, y) {
   };
 }
 
-export function largestZoom(panel) {
+function largestZoom(panel) {
   return Math.max(1, LARGEST_CELL / Math.min(panel.cellWidth, panel.cellHeight));
 }
 
 /** Zooms by `by` and keeps what is at (x, y) where it is. */
-export function zoomAt(panel, zoom, by, x, y) {
+export function zoomPanelAt(panel, zoom, by, x, y) {
   const factor = Math.min(largestZoom(panel), Math.max(1, zoom.factor * by));
   const before = visiblePart(panel, zoom);
   const query = before.query + (y - panel.y) / before.cellHeight;

@@ -77,5 +77,6 @@ export function writeHash(hash, pairs, isInTensorBoard) {
   const parts = pairs.map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
   if (!isInTensorBoard) return `#${parts.join("&")}`;
   const others = hash.replace(/^#/, "").split("&").filter((part) => !part.startsWith(PREFIX));
+  if (!others[0]) others[0] = "keras_sam";
   return `#${[...others, ...parts.map((part) => PREFIX + part)].join("&")}`;
 }

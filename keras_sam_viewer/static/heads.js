@@ -59,7 +59,7 @@ export class HeadsPart {
     const wide = Math.floor((clientWidth - nameWidth - 14) / columns) - GAP - 2;
     const list = this.changedList.root;
     const least = getComputedStyle(list).display === "none" ? 4 : 92;
-    const most = this.root.clientHeight - this.scroll.offsetTop - least - 26;
+    const most = this.root.clientHeight - this.root.firstElementChild.offsetHeight - least - 26;
     const high = Math.floor(most / meta.layers.length) - GAP - 2;
     let side = Math.max(18, Math.min(56, wide));
     if (side >= 34 && high - NUMBER < side) side = high - NUMBER;
@@ -117,17 +117,19 @@ export class HeadsPart {
     const t = Number.isNaN(value) ? 0 : isShare ? value : Math.min(1, value / this.largest(scene, name));
     cell.number.style.background = Number.isNaN(value) ? "transparent" : rampColor(theme, 0.12 + 0.62 * t);
     cell.number.style.color = textOnRamp(theme, 0.12 + 0.62 * t);
+    cell.node.setAttribute("aria-pressed", String(isChosen));
+    cell.node.tabIndex = isChosen ? 0 : -1;
     const badges = stats ? badgesOf(stats, layerIndex, layer, example, head) : [];
-    const isDot = cell.side < 44;
-    cell.badges.replaceChildren(...badges.slice(0, isDot ? 1 : 2).map(([text, isWarning]) =>
-      build("span", {class: `ks-badge${isWarning ? " ks-warning" : ""}${isDot ? " ks-dot" : ""}`}, isDot ? "" : text)));
     const words = [isGateKind(layer.kind) ? layer.path : `${layer.path} head ${head}`];
     if (!Number.isNaN(value)) words.push(`${statisticLabel(name)} ${formatStatistic(name, value)}`);
     for (const [text, , meaning] of badges) words.push(`${text}: ${meaning}`);
-    cell.node.title = words.join("\n");
+    if (cell.words === words.join("\n")) return;
+    cell.words = words.join("\n");
+    cell.node.title = cell.words;
     cell.node.setAttribute("aria-label", words.join(", "));
-    cell.node.setAttribute("aria-pressed", String(isChosen));
-    cell.node.tabIndex = isChosen ? 0 : -1;
+    const isDot = cell.side < 44;
+    cell.badges.replaceChildren(...badges.slice(0, isDot ? 1 : 2).map(([text, isWarning]) =>
+      build("span", {class: `ks-badge${isWarning ? " ks-warning" : ""}${isDot ? " ks-dot" : ""}`}, isDot ? "" : text)));
   }
 
   largest({stats, meta, example}, name) {

@@ -4,7 +4,7 @@ import {KEY_HELP} from "./keys.js";
 import {STATISTICS} from "./statistics.js";
 
 const BADGES = [
-  ["1 key", "one key receives half of all weight or more"],
+  ["1 key", "one key receives half of the weight, or more, of the queries that may see it"],
   ["= h2", "less than 10 % of the weight differs from head 2"],
   ["flat", "entropy of 0.98 or more: nearly even over all keys"],
   ["prev, self", "half of the weight or more is on the previous key, on the query itself"],

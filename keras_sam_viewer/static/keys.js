@@ -16,7 +16,6 @@ export const KEY_HELP = [
 ];
 
 export function watchKeys(app) {
-  const {state} = app;
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const isTyping = event.target.closest?.("select, textarea, input:not([type=range])");
@@ -27,7 +26,6 @@ export function watchKeys(app) {
     event.preventDefault();
     action();
   });
-  return state;
 }
 
 function actionOf(app, event, isOnButton, isOnSlider) {

@@ -29,7 +29,7 @@ export class AxisLabels {
   }
 
   get hasNames() {
-    return Boolean(this.tokens || this.grid);
+    return Boolean(this.tokens || this.grid?.length > 1);
   }
 
   raw(index) {

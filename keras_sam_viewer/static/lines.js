@@ -36,7 +36,7 @@ export class LinesDisplay {
     this.height = height;
     this.visible = Math.max(1, Math.min(map.rows, Math.floor((height - LINES_TOP) / LINE_ROW)));
     const last = map.rows - this.visible;
-    if (this.first === null || scene.key !== this.lastScene?.key) this.first ??= heldQuery - (this.visible >> 1);
+    this.first ??= heldQuery - (this.visible >> 1);
     if (heldQuery !== this.shown || scene.map.rows !== this.rows) {
       const isOut = heldQuery < this.first || heldQuery >= this.first + this.visible;
       if (isOut) this.first = heldQuery - (this.visible >> 1);
@@ -76,7 +76,7 @@ export class LinesDisplay {
   }
 
   paint(context, scene) {
-    const {map, head, query, labels, theme, scale} = scene;
+    const {map, head, query, theme, scale} = scene;
     const colors = THEMES[theme];
     const threshold = scene.state.values.threshold;
     this.caption.textContent = `above ${formatMultiple(threshold)} uniform`;
@@ -121,8 +121,7 @@ export class LinesDisplay {
     context.restore();
     context.globalAlpha = 1;
     this.writeQueries(context, scene, y, colors);
-    this.writeKeys(context, scene, keyY, colors, rampColor);
-    if (!labels.query.hasNames) return;
+    this.writeKeys(context, scene, keyY, colors);
   }
 
   writeQueries(context, {query, heldQuery, labels}, y, colors) {

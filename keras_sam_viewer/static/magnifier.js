@@ -77,7 +77,7 @@ export function drawMagnifier(context, x, y, size, scene) {
 }
 
 /** "weight 0.055, 23x uniform", or why there is none. */
-export function sayCell({map, head}, query, key) {
+function sayCell({map, head}, query, key) {
   if (!map.isAllowed(head, query, key)) return "masked";
   const weight = map.row(head, query)[key];
   if (Number.isNaN(weight)) return "not among the strongest keys that were kept";

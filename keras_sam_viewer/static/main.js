@@ -72,6 +72,7 @@ export class MainPart {
     const {values} = scene.state;
     this.scene = scene;
     this.other.update(scene);
+    this.root.classList.toggle("ks-comparing", values.view === "compare");
     for (const button of this.buttons) {
       const view = button.dataset.view;
       const isPossible = !scene.layer || !(scene.isGate || scene.display === "bars" || scene.map?.rows === 1) || view === "map" || (view === "compare" && scene.display === "gate");
@@ -148,7 +149,7 @@ export class MainPart {
   }
 }
 
-export function readoutOf(scene) {
+function readoutOf(scene) {
   const {map, head, labels, state, query, key, isGate} = scene;
   const isFocused = state.hover.query !== null || state.hover.key !== null || state.values.key !== null;
   if (isGate) {

@@ -4,7 +4,7 @@
 // PairMap of one query. Only the part that is not padding is read.
 import {RecordError} from "./records.js";
 import {LOWEST, MASKED, PER_OCTAVE} from "./scales.js";
-import {SparseMap} from "./sparse.js";
+import {differenceOfOverviews, SparseMap} from "./sparse.js";
 
 export function readMap(record, layer, view) {
   const isGate = ["spatial", "pointwise_spatial", "channel"].includes(layer.kind);
@@ -49,7 +49,9 @@ export class PairMap {
     this.allowedPerHead = (arrays.allowed?.shape[0] ?? 1) > 1;
     this.rowBytes = Math.ceil(paddedKeys / 8);
     this.bytes = this.codes.byteLength + (this.allowed?.byteLength ?? 0);
-    this.caches = new Map();
+    this.rowCache = new Map();
+    this.headCache = new Map();
+    this.levelCache = new Map();
   }
 
   /** How many keys a query may see. */
@@ -60,8 +62,7 @@ export class PairMap {
 
   isAllowed(head, query, key) {
     if (!this.allowed) return this.count(head, query) > 0;
-    const row = (this.allowedPerHead ? head * this.paddedRows : 0) + query;
-    return ((this.allowed[row * this.rowBytes + (key >> 3)] >> (7 - (key & 7))) & 1) === 1;
+    return ((this.allowed[this.bitsOf(head, query) + (key >> 3)] >> (7 - (key & 7))) & 1) === 1;
   }
 
   isExact() {
@@ -77,11 +78,34 @@ export class PairMap {
   }
 
   row(head, query) {
-    return this.remember(`row ${head} ${query}`, () =>
-      Float32Array.from({length: this.keys}, (_, key) =>
-        this.isAllowed(head, query, key) ? this.weight(head, query, key) : 0,
-      ),
-    );
+    return this.remember(this.rowCache, `${head} ${query}`, 64, () => this.readRow(head, query));
+  }
+
+  /** A row that is not remembered, for those who go through all of them. */
+  readRow(head, query) {
+    const row = new Float32Array(this.keys);
+    const at = head * this.paddedRows + query;
+    const codes = this.codes.subarray(at * this.paddedKeys);
+    if (this.isSquareRoot) {
+      const unit = this.largest[at] / this.steps ** 2;
+      for (let key = 0; key < this.keys; key++) row[key] = unit * codes[key] * codes[key];
+    } else {
+      const low = this.range[2 * head];
+      const unit = (this.range[2 * head + 1] - low) / 65535;
+      for (let key = 0; key < this.keys; key++) row[key] = low + unit * codes[key];
+    }
+    if (!this.count(head, query)) return row.fill(0);
+    if (!this.allowed) return row;
+    const bits = this.bitsOf(head, query);
+    for (let key = 0; key < this.keys; key++) {
+      if (!((this.allowed[bits + (key >> 3)] >> (7 - (key & 7))) & 1)) row[key] = 0;
+    }
+    return row;
+  }
+
+  /** Where the mask's bits of a row begin. */
+  bitsOf(head, query) {
+    return ((this.allowedPerHead ? head * this.paddedRows : 0) + query) * this.rowBytes;
   }
 
   column(head, key) {
@@ -92,15 +116,17 @@ export class PairMap {
 
   /** What each key receives: in all, and divided by the queries that may see it. */
   received(head) {
-    return this.remember(`received ${head}`, () => {
+    return this.remember(this.headCache, `received ${head}`, 24, () => {
       const total = new Float32Array(this.keys);
       const seers = new Uint32Array(this.keys);
       for (let query = 0; query < this.rows; query++) {
-        if (this.count(head, query) < 2 && this.rows > 1) continue;
+        const count = this.count(head, query);
+        if (count < 2 && this.rows > 1) continue;
+        const row = this.readRow(head, query);
+        const bits = this.allowed ? this.bitsOf(head, query) : 0;
         for (let key = 0; key < this.keys; key++) {
-          if (!this.isAllowed(head, query, key)) continue;
-          seers[key]++;
-          total[key] += this.weight(head, query, key);
+          total[key] += row[key];
+          seers[key] += this.allowed ? (this.allowed[bits + (key >> 3)] >> (7 - (key & 7))) & 1 : 1;
         }
       }
       return {total, mean: total.map((sum, key) => sum / Math.max(1, seers[key]))};
@@ -109,12 +135,11 @@ export class PairMap {
 
   /** The largest weight of rows with at least two keys. */
   largestWeight(head) {
-    return this.remember(`largest ${head}`, () => {
+    return this.remember(this.headCache, `largest ${head}`, 24, () => {
       let largest = 0;
       for (let query = 0; query < this.rows; query++) {
         if (this.count(head, query) < 2) continue;
-        const row = this.row(head, query);
-        for (const weight of row) if (weight > largest) largest = weight;
+        for (const weight of this.readRow(head, query)) if (weight > largest) largest = weight;
       }
       return largest || 1;
     });
@@ -122,7 +147,8 @@ export class PairMap {
 
   /** Levels of all cells on a scale: `{data: Int16Array, rows, columns, stride}`. */
   levels(head, scale) {
-    return this.remember(`levels ${head} ${scale.name} ${scale.high ?? scale.span}`, () => {
+    const key = `${head} ${scale.name} ${scale.high ?? scale.span}`;
+    return this.remember(this.levelCache, key, 6, () => {
       const data = new Int16Array(this.rows * this.keys);
       const fill = scale.name === "log" && this.isSquareRoot ? this.fillLog : this.fillAny;
       fill.call(this, data, head, scale);
@@ -165,18 +191,18 @@ export class PairMap {
   maskRow(data, head, query, start) {
     if (!this.count(head, query)) data.fill(MASKED, start, start + this.keys);
     if (!this.allowed) return;
-    const row = ((this.allowedPerHead ? head * this.paddedRows : 0) + query) * this.rowBytes;
+    const bits = this.bitsOf(head, query);
     for (let key = 0; key < this.keys; key++) {
-      if (!((this.allowed[row + (key >> 3)] >> (7 - (key & 7))) & 1)) data[start + key] = MASKED;
+      if (!((this.allowed[bits + (key >> 3)] >> (7 - (key & 7))) & 1)) data[start + key] = MASKED;
     }
   }
 
-  remember(key, make) {
-    if (!this.caches.has(key)) {
-      if (this.caches.size > 48) this.caches.delete(this.caches.keys().next().value);
-      this.caches.set(key, make());
+  remember(cache, key, most, make) {
+    if (!cache.has(key)) {
+      if (cache.size >= most) cache.delete(cache.keys().next().value);
+      cache.set(key, make());
     }
-    return this.caches.get(key);
+    return cache.get(key);
   }
 }
 
@@ -187,13 +213,15 @@ function logLevel(multiple, scale) {
 
 /** Levels of B - A on a difference scale; both maps have one shape. */
 export function differenceLevels(a, headA, b, headB, scale) {
+  if (b.chosen) return differenceOfOverviews(a, headA, b, headB, scale);
   const data = new Int16Array(b.rows * b.keys);
   for (let query = 0; query < b.rows; query++) {
     const count = b.count(headB, query);
+    const [before, after] = [a.readRow(headA, query), b.readRow(headB, query)];
     for (let key = 0; key < b.keys; key++) {
-      data[query * b.keys + key] = b.isAllowed(headB, query, key)
-        ? scale.level((b.weight(headB, query, key) - a.weight(headA, query, key)) * count)
-        : MASKED;
+      const change = (after[key] - before[key]) * count;
+      const isKnown = b.isAllowed(headB, query, key) && !Number.isNaN(change);
+      data[query * b.keys + key] = isKnown ? scale.level(change) : MASKED;
     }
   }
   return {data, rows: b.rows, columns: b.keys, stride: 1};

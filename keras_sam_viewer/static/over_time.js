@@ -101,7 +101,7 @@ export class OverTime {
 }
 
 /** First, last, the shown one, and evenly spaced steps between. */
-export function columnsOf(steps, shown) {
+function columnsOf(steps, shown) {
   if (steps.length <= TIME_COLUMNS) return steps;
   const chosen = new Set([steps[0], steps.at(-1), shown]);
   for (let n = 0; n < TIME_COLUMNS - 1; n++) chosen.add(steps[Math.round((n * (steps.length - 1)) / (TIME_COLUMNS - 2))]);

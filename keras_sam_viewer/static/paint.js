@@ -54,12 +54,12 @@ function paintSeparately(context, levels, colors, grid, part, theme) {
   }
 }
 
-export function cssColor(pixel) {
+function cssColor(pixel) {
   return `rgb(${pixel & 255},${(pixel >> 8) & 255},${(pixel >> 16) & 255})`;
 }
 
 /** A canvas with `width` x `height` pixels of the cells, made once. */
-export function cellCanvas(levels, colors, width, height) {
+function cellCanvas(levels, colors, width, height) {
   const known = paintedCells.get(levels);
   if (known && known.colors === colors && known.canvas.width === width && known.canvas.height === height) {
     return known.canvas;

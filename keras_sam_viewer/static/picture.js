@@ -1,11 +1,11 @@
 // Attention over a picture: a veil that is clear where the weight is.
 import {drawCursor, drawPill} from "./cursor.js";
-import {LABELED, cellAt, visiblePart} from "./geometry.js";
+import {cellAt, visiblePart} from "./geometry.js";
 import {MONO, SANS} from "./dom.js";
 import {paletteOf, panelFor} from "./map.js";
 import {paintCells} from "./paint.js";
 import {pictureOf} from "./images.js";
-import {rampColor, THEMES} from "./colors.js";
+import {THEMES} from "./colors.js";
 import {strongestKeys} from "./lines.js";
 
 const PICTURE_TITLE = 24;
@@ -48,12 +48,11 @@ export class PictureDisplay {
   }
 
   paint(context, scene) {
-    const {map, head, scale, theme, labels, picture} = scene;
+    const {map, head, scale, theme, picture} = scene;
     drawPicture(context, picture, this.box, theme, this.redraw);
     if (!this.hasMap) return;
     const part = this.part(scene);
     paintCells(context, map.levels(head, scale), paletteOf(scale, theme), part, theme);
-    if (part.cellHeight >= LABELED || !labels.query.grid) return;
   }
 
   cellBox([rows, columns], index) {
@@ -63,7 +62,7 @@ export class PictureDisplay {
   }
 
   overlay(context, scene) {
-    const {map, head, query, heldQuery, key, labels, theme, scale} = scene;
+    const {map, head, query, key, labels, theme, scale} = scene;
     const colors = THEMES[theme];
     const grid = labels.key.grid;
     const row = map.row(head, this.hasMap ? query : 0);
@@ -71,7 +70,7 @@ export class PictureDisplay {
     // The veil: its opacity falls as the multiple of uniform grows.
     for (let n = 0; n < row.length; n++) {
       const clear = scale.at(row[n] || 0, count);
-      context.fillStyle = theme === "dark" ? `rgba(43, 51, 63, ${0.86 * (1 - clear)})` : `rgba(150, 160, 174, ${0.82 * (1 - clear)})`;
+      context.fillStyle = theme === "dark" ? `rgba(43, 51, 63, ${0.74 * (1 - clear)})` : `rgba(150, 160, 174, ${0.7 * (1 - clear)})`;
       const [x, y, width, height] = this.cellBox(grid, n);
       const [left, top] = [Math.round(x), Math.round(y)];
       context.fillRect(left, top, Math.round(x + width) - left, Math.round(y + height) - top);
@@ -111,7 +110,6 @@ export class PictureDisplay {
       const [x, y, width] = this.cellBox(grid, key);
       drawPill(context, labels.key.name(key), x + width / 2, Math.max(10, y - 10), {align: "center", fill: colors.pill, color: colors.onPill});
     }
-    return heldQuery;
   }
 
   /** Over the picture the pointer is the query; over the map it is a cell. */

@@ -6,7 +6,7 @@ import {pictureOf} from "./images.js";
 export class RankedRows {
   constructor(app) {
     this.app = app;
-    this.root = build("div", {class: "ks-ranked", role: "list"});
+    this.root = build("div", {class: "ks-ranked"});
     this.rows = [];
   }
 
@@ -58,7 +58,7 @@ export class RankedRows {
     if (!this.rest) {
       this.restText = build("span", {class: "ks-rest-text"});
       this.restWeight = build("span", {class: "ks-number"});
-      this.rest = build("div", {class: "ks-rest", role: "listitem"}, this.restText, this.restWeight);
+      this.rest = build("div", {class: "ks-rest"}, this.restText, this.restWeight);
     }
     while (this.rows.length < count) this.rows.push(this.makeRow());
     const nodes = this.rows.slice(0, count).map((row) => row.node);
@@ -78,7 +78,6 @@ export class RankedRows {
     };
     row.node = build("button", {type: "button", class: "ks-row", onclick: () => row.click?.()},
       row.number, row.crop, row.token, build("span", {class: "ks-track"}, row.fill, row.tick), row.weight, row.multiple);
-    row.node.setAttribute("role", "listitem");
     return row;
   }
 }

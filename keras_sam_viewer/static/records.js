@@ -7,6 +7,20 @@ const ARRAY_TYPES = {f4: Float32Array, u4: Uint32Array, u2: Uint16Array, u1: Uin
 
 export class RecordError extends Error {}
 
+/** Returns the bytes behind base64 text; bytes come back as they are. */
+export function bytesOf(data) {
+  if (typeof data !== "string") return data;
+  let letters;
+  try {
+    letters = atob(data.trim());
+  } catch {
+    throw new RecordError("This record is damaged.");
+  }
+  const bytes = new Uint8Array(letters.length);
+  for (let n = 0; n < letters.length; n++) bytes[n] = letters.charCodeAt(n);
+  return bytes;
+}
+
 /** Returns the inflated bytes; bytes that are not compressed come back as they are. */
 export async function inflate(bytes, limit = INFLATED_LIMIT) {
   if (bytes.length < 2) throw new RecordError("This record is empty.");

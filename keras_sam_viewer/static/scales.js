@@ -61,8 +61,9 @@ export function differenceScale(keys) {
     levels: 2 * half + 1,
     position: (level) => 0.5 + 0.5 * Math.sign(level - half) * scale.position(Math.abs(level - half)),
     level(change) {
+      if (change < 0.125 && change > -0.125) return half; // below the scale's lowest octave
       const octave = Math.log2(Math.abs(change)) - LOWEST;
-      const size = Math.min(half, Math.max(0, Math.round(octave * PER_OCTAVE)));
+      const size = Math.min(half, Math.round(octave * PER_OCTAVE));
       return half + Math.sign(change) * size;
     },
     ticks: [[0, `−${end}`], [0.5, "0"], [1, `+${end}`]],

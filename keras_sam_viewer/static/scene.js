@@ -95,7 +95,7 @@ function firstQuery(map, labels) {
   return query;
 }
 
-export function indexOfLargest(numbers) {
+function indexOfLargest(numbers) {
   let best = 0;
   for (let n = 1; n < numbers.length; n++) {
     if (numbers[n] > numbers[best] || Number.isNaN(numbers[best])) best = n;
@@ -148,7 +148,7 @@ function defaultReference({run, layerIndex, head, layer, steps, step, stats, exa
 
 function sameShape(a, b) {
   if (a.values || b.values) return a.values?.length === b.values?.length;
-  return a.rows === b.rows && a.keys === b.keys;
+  return a.rows === b.rows && a.keys === b.keys && Boolean(a.chosen) === Boolean(b.chosen);
 }
 
 export function differenceScaleOf(scene) {

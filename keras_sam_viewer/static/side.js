@@ -1,6 +1,6 @@
 // The selected query: its text, the keys it looks at, and who sees the key in focus.
 import {build} from "./dom.js";
-import {formatCount, formatMultiple, formatWeight} from "./format.js";
+import {formatCount, formatWeight} from "./format.js";
 import {RankedRows} from "./ranked.js";
 import {TokenText} from "./text.js";
 
@@ -70,9 +70,8 @@ export class SidePart {
     const fits = Math.max(6, Math.floor((room * (isList ? 1 : 0.6)) / 20) - (isList ? 1 : 3));
     const before = reference?.map && state.values.view === "compare"
       ? reference.map.row(reference.head, Math.min(query, reference.map.rows - 1)) : null;
-    const others = (weights) => ["others", weights];
     this.looks.update(scene, {
-      axis: "key", weights: row, multiple: (index) => row[index] * count, before, focus: key, others, fits,
+      axis: "key", weights: row, multiple: (index) => row[index] * count, before, focus: key, others: true, fits,
       zeros: map.keys <= fits, count,
       onClick: (index) => state.set(isList ? {key: index} : {query, key: index}),
     });
@@ -115,8 +114,4 @@ function keysUsed(row) {
   for (const weight of row) if (weight > 0) sum += weight;
   for (const weight of row) if (weight > 0) entropy -= (weight / sum) * Math.log(weight / sum);
   return sum ? Math.exp(entropy) : 0;
-}
-
-export function multipleText(multiple) {
-  return multiple === null ? "" : formatMultiple(multiple);
 }

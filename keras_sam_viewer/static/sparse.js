@@ -129,8 +129,19 @@ export class SparseMap {
   }
 }
 
+/** Levels of B - A of two overviews: how the largest weights of blocks differ. */
+export function differenceOfOverviews(a, headA, b, headB, scale) {
+  const [h, w] = b.overviewSize;
+  const multiple = (code) => (code > 1 ? 2 ** ((code - 1) / 16 - 4) : 0);
+  const before = a.arrays.overview.data.subarray(headA * h * w, (headA + 1) * h * w);
+  const after = b.arrays.overview.data.subarray(headB * h * w, (headB + 1) * h * w);
+  const data = Int16Array.from(after, (code, n) =>
+    code && before[n] ? scale.level(multiple(code) - multiple(before[n])) : MASKED);
+  return {data, rows: h, columns: w, stride: b.stride};
+}
+
 /** A level from an octave code: 0 is masked, else 1 + 16 (log2(multiple) + 4). */
-export function octaveLevel(code, scale, count = 1) {
+function octaveLevel(code, scale, count = 1) {
   if (!code) return MASKED;
   const octave = (code - 1) / 16 - 4;
   if (scale.level) return scale.level(code === 1 ? 0 : 2 ** octave / Math.max(1, count));

@@ -5,7 +5,7 @@
 export const VIEWS = ["map", "lines", "compare"];
 export const SCALES = ["log", "linear"];
 
-export function initialState() {
+function initialState() {
   return {
     run: null,
     example: 0,

@@ -12,7 +12,7 @@ export const STATISTICS = {
   previous: ["Previous", "share of the weight on the key before the query", three, true],
   self: ["Itself", "share of the weight on the query's own position", three, true],
   distance: ["Distance", "mean distance between query and key", formatCount, false],
-  top_key_share: ["Top key", "share of all weight that the strongest key receives", three, true],
+  top_key_share: ["Top key", "what the strongest key receives of the queries that may see it", three, true],
   twin_difference: ["To its twin", "share of weight by which the most similar head differs", three, true],
   mean: ["Gate mean", "mean of the gate", three, true],
   above_half: ["Above ½", "share of gate values above one half", three, true],
@@ -53,7 +53,7 @@ export function badgesOf(stats, layerIndex, layer, example, head) {
   const badges = [];
   if (isGateKind(layer.kind)) return badges;
   if (layer.kind !== "selective" && value("top_key_share") >= 0.5) {
-    const text = `key ${value("top_key")} receives ${formatPercent(value("top_key_share"))} of all weight (half or more)`;
+    const text = `key ${value("top_key")} receives ${formatPercent(value("top_key_share"))} of the weight of the queries that may see it (half or more)`;
     badges.push(["1 key", true, text]);
   }
   if (value("twin_difference") < 0.1) {

@@ -1,9 +1,10 @@
 // What was read: runs, their statistics at once, maps when they are asked for.
 import {Decoder} from "./decode.js";
-import {inflate, parseMeta, RecordError} from "./records.js";
+import {bytesOf, inflate, parseMeta, RecordError} from "./records.js";
 import {readMap} from "./maps.js";
 
 const IN_FLIGHT = 4;
+const AHEAD = 2; // of these, what nobody waits for
 const CACHED_BYTES = 300e6;
 
 export class Store {
@@ -35,7 +36,7 @@ export class Store {
     try {
       if (!this.names.includes(name)) throw new RecordError(`There is no run “${name}” here.`);
       const [meta, blobs] = await Promise.all([this.source.meta(name), this.source.stats(name)]);
-      run = {name, meta: parseMeta(await inflate(meta)), stats: new Map(), damaged: []};
+      run = {name, meta: parseMeta(await inflate(bytesOf(meta))), stats: new Map(), damaged: []};
       const results = await Promise.allSettled(blobs.map((blob) => this.decoder.decode(blob)));
       for (const result of results) {
         try {
@@ -68,7 +69,7 @@ export class Store {
     }
     if (!this.flying.has(key)) {
       this.wanted = this.wanted.filter(([other]) => other !== key);
-      const entry = [key, [run, layer, step, example]];
+      const entry = [key, [run, layer, step, example], isUrgent];
       if (isUrgent) this.wanted.unshift(entry);
       else this.wanted.push(entry);
       this.pump();
@@ -86,7 +87,7 @@ export class Store {
   }
 
   pump() {
-    while (this.wanted.length && this.flying.size < IN_FLIGHT) {
+    while (this.wanted.length && this.flying.size < (this.wanted[0][2] ? IN_FLIGHT : AHEAD)) {
       const [key, [name, layer, step, example]] = this.wanted.shift();
       this.flying.add(key);
       this.load(name, layer, step, example)

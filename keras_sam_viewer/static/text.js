@@ -37,7 +37,7 @@ export class TokenText {
 
   /** Returns whether there is a text to show. */
   update(scene, row, count) {
-    const {labels, layer, query, heldQuery, map, theme, scale, state} = scene;
+    const {labels, layer, query, map, theme, scale} = scene;
     if (!labels.key.tokens) {
       this.clear();
       return false;
@@ -79,7 +79,7 @@ export class TokenText {
       const span = this.spans[query - start];
       if (span) this.root.scrollTop = span.offsetTop - this.root.clientHeight / 2 + 10;
     }
-    return heldQuery !== undefined && state !== null;
+    return true;
   }
 
   write(parent, labels, start, end) {

@@ -1,7 +1,7 @@
 // A thumbnail of one head, from the codes in `stats`; over pictures, where the patch in
 // focus looks.
 import {hatchPattern} from "./paint.js";
-import {rampColor, THEMES} from "./colors.js";
+import {clip01, ramp, rampColor, THEMES} from "./colors.js";
 import {isGateKind} from "./statistics.js";
 import {logScale} from "./scales.js";
 
@@ -30,7 +30,8 @@ export function drawThumbnail(context, scene, cell, store) {
     rows = cropped(rows, view.query_length, views.map((each) => each.query_length));
     columns = cropped(columns, view.key_length, views.map((each) => each.key_length));
   }
-  paintCodes(context, thumbnail, rows, columns, side, (code) => rampColor(theme, scale.at(2 ** ((code - 1) / 16 - 4), 1)));
+  const colors = colorsOfCodes(`log ${scale.high}`, theme, (code) => scale.at(2 ** ((code - 1) / 16 - 4), 1));
+  paintCodes(context, thumbnail, rows, columns, side, colors);
 }
 
 /** Thumbnails are of the longest example; how many cells of one belong to this one. */
@@ -39,29 +40,47 @@ function cropped(cells, length, lengths) {
   return Math.max(1, Math.min(cells, Math.ceil(length / stride)));
 }
 
+/** Pixels of a thumbnail, made small and enlarged without smoothing. */
 function paintCodes(context, {data, columns: stride}, rows, columns, side, colorOf) {
-  const colors = new Map();
+  const pixels = new ImageData(columns, rows);
+  const out = new Uint32Array(pixels.data.buffer);
   for (let row = 0; row < rows; row++) {
-    const top = Math.round((row * side) / rows);
-    const height = Math.round(((row + 1) * side) / rows) - top;
     for (let column = 0; column < columns; column++) {
       const code = data[row * stride + column];
-      if (!code) continue;
-      if (!colors.has(code)) colors.set(code, colorOf(code));
-      context.fillStyle = colors.get(code);
-      const left = Math.round((column * side) / columns);
-      context.fillRect(left, top, Math.round(((column + 1) * side) / columns) - left, height);
+      if (code) out[row * columns + column] = colorOf[code];
     }
   }
+  small ??= document.createElement("canvas");
+  small.width = columns;
+  small.height = rows;
+  small.getContext("2d").putImageData(pixels, 0, 0);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(small, 0, 0, side, side);
+}
+
+let small = null;
+const codeColors = new Map();
+
+/** The colour of every code: what `positionOf(code)` gives on the ramp. */
+function colorsOfCodes(name, theme, positionOf) {
+  const key = `${theme} ${name}`;
+  if (!codeColors.has(key)) {
+    if (codeColors.size > 200) codeColors.clear();
+    const colors = ramp(theme);
+    codeColors.set(key, Uint32Array.from({length: 256}, (_, code) => {
+      const [r, g, b] = colors[Math.round(clip01(positionOf(code)) * (colors.length - 1))];
+      return (255 << 24) | (b << 16) | (g << 8) | r;
+    }));
+  }
+  return codeColors.get(key);
 }
 
 function drawGate(context, thumbnail, low, high, scene, side) {
   const isUnit = scene.state.values.scale === "log";
-  const colorOf = (code) => {
-    const share = (code - 1) / 254;
-    return rampColor(scene.theme, isUnit ? low + (high - low) * share : share);
-  };
-  paintCodes(context, thumbnail, thumbnail.rows, thumbnail.columns, side, colorOf);
+  const [from, span] = isUnit ? [low, high - low] : [0, 1];
+  const name = `gate ${from.toFixed(3)} ${span.toFixed(3)}`;
+  const colors = colorsOfCodes(name, scene.theme, (code) => from + (span * (code - 1)) / 254);
+  paintCodes(context, thumbnail, thumbnail.rows, thumbnail.columns, side, colors);
 }
 
 /** Where the patch in focus looks, if the head's map is loaded. */
