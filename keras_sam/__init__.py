@@ -6,7 +6,7 @@ from keras_sam import _startup
 from keras_sam._version import __version__
 
 if not _startup.runs("keras_sam.darknet"):  # a command imports only what it needs
-    from keras_sam import darknet, layers, normalizers, scores
+    from keras_sam import darknet, layers, masks, normalizers, scores
     from keras_sam._rows import RowsOnDemand
     from keras_sam._show import show
     from keras_sam.attention import attend
@@ -46,6 +46,7 @@ __all__ = [
     "export_litert",
     "export_saved_model",
     "layers",
+    "masks",
     "normalizers",
     "record_attention",
     "scores",

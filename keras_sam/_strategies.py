@@ -1,7 +1,7 @@
 """The one implementation of `get`, `serialize` and `deserialize`.
 
 A *strategy* is a small registered object that a layer is given as an argument: a
-score or a normalizer. It may be named by a string, given as an instance, or come
+score, a normalizer or a mask. It may be named by a string, given as an instance, or come
 back from a configuration as a dictionary.
 """
 
@@ -38,12 +38,18 @@ class Strategies:
         base: The class that all strategies of the kind inherit from, or None
             when anything callable that is registered with Keras will do.
         known: A dictionary of name to class.
+        called: Whether a strategy is one to call.
+        parts: A function that returns the strategies that a strategy is made of.
+        optional: Whether None stands for no strategy.
     """
 
-    def __init__(self, argument, base, known):
+    def __init__(self, argument, base, known, called=True, parts=None, optional=False):
         self.argument = argument
         self.base = base
         self.known = known
+        self.called = called
+        self.parts = parts or (lambda strategy: ())
+        self.optional = optional
 
     def get(self, identifier, **kwargs):
         """Returns the strategy that `identifier` stands for.
@@ -52,6 +58,8 @@ class Strategies:
             identifier: A known name, an instance, or a serialized instance.
             **kwargs: Passed on to the constructor when `identifier` is a name.
         """
+        if identifier is None and self.optional:
+            return None
         if isinstance(identifier, str):
             return self._by_name(identifier)(**kwargs)
         if isinstance(identifier, dict):
@@ -98,6 +106,8 @@ class Strategies:
         self._refuse_what_cannot_be_compared(strategy)
         if self.base is None and isinstance(strategy, keras.layers.Layer):
             self._refuse_weights(strategy)
+        for part in self.parts(strategy):
+            self._refuse_unsavable(part)
 
     def _refuse_unregistered(self, strategy):
         cls = type(strategy)
@@ -105,10 +115,11 @@ class Strategies:
             keras.saving.get_registered_name(cls)
         )
         loads = registered is cls and hasattr(cls, "from_config")
-        if not loads or not callable(strategy):
+        if not loads or (self.called and not callable(strategy)):
+            has = "can be called and has" if self.called else "has"
             raise ValueError(
                 f"`{self.argument}` must be an instance of a class registered with "
-                "`keras.saving.register_keras_serializable` that can be called and has "
+                f"`keras.saving.register_keras_serializable` that {has} "
                 "`from_config`, because a model that holds anything else (a lambda, "
                 "a function) saves but does not load. "
                 f"Received: {self.argument}={strategy!r} (of type {cls.__name__})"

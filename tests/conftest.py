@@ -37,3 +37,16 @@ def reload(tmp_path):
         return keras.saving.load_model(tmp_path / name)
 
     return save_and_load
+
+
+@pytest.fixture
+def uncompiled():
+    """Runs the kernels operation by operation: a whole table takes seconds then."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

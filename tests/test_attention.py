@@ -26,25 +26,12 @@ from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Constants, Inputs, Request, Sizes
 from keras_sam.backend.cores import shares
 from keras_sam.scores.additive import additive_scores
-from keras_sam.scores.base import DotProduct
+from keras_sam.scores.pure import DotProduct
 
 B, H, D, DV = 2, 3, 5, 7
 BLOCK = 8
 LENGTHS = [(1, 5), (BLOCK - 1, 11), (BLOCK, 13), (BLOCK + 1, 3), (23, 19)]
 HALF = {"float16": 2**-10, "bfloat16": 2**-7}
-
-
-@pytest.fixture
-def uncompiled():
-    """Runs the kernels operation by operation: the whole table takes seconds then."""
-    if BACKEND != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 # Policies under which sizes of tests are large, and blocks small.
@@ -499,7 +486,8 @@ def test_tiles_hold_each_pair_once(causal, sliding_window):
             _, _, row, key = map(int, tile.start)
             assert 0 <= key <= key + tile.size[3] <= times.shape[1]
             allowed = cut.allowed(tile)
-            here = 1 if allowed is None else numpy(allowed)
+            here = np.ones((), int) if allowed is None else numpy(allowed)
+            here = np.broadcast_to(here, (1, 1, *tile.size[2:]))[0, 0]
             times[row : row + tile.size[2], key : key + tile.size[3]] += here
             return carry
 

@@ -43,6 +43,7 @@ LEVELS = {
     "keras_sam.gates": 3,
     "keras_sam.scores": 2,
     "keras_sam.normalizers": 2,
+    "keras_sam.masks": 2,
     "keras_sam.backend": 1,
     "keras_sam.recording": 1,
     "keras_sam.foreign": 0,
@@ -82,6 +83,7 @@ LONG = {
     "keras_sam/attention/flash.py": "two passes, and the tiles that they loop over",
     "keras_sam/attention/pallas_kernels.py": "three programs that share their tiles",
     "keras_sam/callbacks/attention_tensorboard.py": "a third of it is its docstring",
+    "keras_sam/layers/_multi_head.py": "a third of it lists arguments, stored and saved",
     "keras_sam/scores/additive.py": "a score with its kernel, as long as both together",
 }
 

@@ -27,7 +27,7 @@ from keras_sam.attention.plan import Plan
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Constants, Inputs, Request
 from keras_sam.backend.xla import compiled
-from keras_sam.scores.base import DotProduct
+from keras_sam.scores.pure import DotProduct
 
 B, H, T, C = 2, 3, 7, 5
 RIGHT = np.arange(T) < np.array([[T], [3]])  # (B, T), with padding on the right

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-import keras
 from keras import ops
 
 from keras_sam import _validation as check
-from keras_sam import normalizers, scores
+from keras_sam import masks, normalizers, scores
 from keras_sam.attention import (
+    arguments,
     explanations,
     gradient,
     library,
@@ -40,8 +40,14 @@ def attend(
     key_mask=None,
     query_mask=None,
     bias=None,
+    pattern=None,
     causal=False,
     sliding_window=None,
+    query_segment_ids=None,
+    key_segment_ids=None,
+    query_positions=None,
+    key_positions=None,
+    encoded=False,
     selective=False,
     dropout=0.0,
     seed=None,
@@ -65,8 +71,9 @@ def attend(
         key: Float tensor `(B, H, S, D)`. The heads may be a divisor of those of `query`:
             each is then shared by a group of query heads.
         value: Float tensor `(B, as key, S, Dv)`.
-        score: A name or a `keras_sam.scores.Score`. One with weights has to be an
-            instance, so that you hold its weights; it is built on the first call.
+        score: A name, a `keras_sam.scores.Score`, or a list of one and steps. One with
+            weights has to be an instance, so that you hold its weights; it is built on the
+            first call.
         normalizer: A name or an instance; see `keras_sam.normalizers`.
         mask: Boolean tensor `(B, H, T, S)`, `(B, T, S)` or `(T, S)`, where sizes may be 1;
             True is "may attend".
@@ -74,8 +81,17 @@ def attend(
         query_mask: Boolean tensor `(B, T)`; False is padding, whose output is zero.
         bias: Float tensor `(B or 1, H or 1, T or 1, S or 1)`, added to the scores. Where
             it is minus infinity, or -1e9, it masks.
-        causal: Whether a row attends only to keys at or before its own position.
-        sliding_window: None, or attend only to keys less than this many positions away.
+        pattern: A `keras_sam.masks.Mask`, which is never made whole, or None.
+        causal: True is short for the pattern `Causal()`, beside any other.
+        sliding_window: A number is short for `Window(number)`, beside any other pattern.
+        query_segment_ids: Integers `(B, T)`, for a pattern with `Segments()`.
+        key_segment_ids: Integers `(B, S)`; None is those of the query.
+        query_positions: Integers `(T,)` or `(B, T)`, the positions of the rows for the
+            pattern and the score; None is 0, 1, ...
+        key_positions: Integers `(S,)` or `(B, S)`, the same of the keys. No row sees a key
+            whose position is negative, such as an empty slot of a cache.
+        encoded: Whether queries and keys have been through `Score.encode` already, as
+            those of a cache have.
         selective: Whether the first head takes weight off positions for later ones; see
             `keras_sam.SelfAttention`. Only with `causal=True`.
         dropout: The share of weights to drop, in [0, 1).
@@ -115,36 +131,51 @@ def attend(
     """
     query, key, value = map(ops.convert_to_tensor, (query, key, value))
     given = query.dtype
-    _check_shapes(query, key, value)
-    query = _without_padding(query, query_mask)
-    key, value = (_without_padding(x, key_mask) for x in (key, value))
-    score = _own_score(score, query, key)
+    arguments.check_shapes(query, key, value)
+    query = arguments.without_padding(query, query_mask)
+    key, value = (arguments.without_padding(x, key_mask) for x in (key, value))
+    score = arguments.own_score(score, query, key)
+    at = arguments.positions_of(query, key, query_positions, key_positions)
+    if score.encodes and not encoded:
+        query, key = score.encode(query, key, *arguments.all_positions(query, key, at))
     if type(score) not in LEAVE_KEYS:
-        key, value = (_repeat_heads(x, query.shape[1]) for x in (key, value))
+        key, value = (arguments.repeat_heads(x, query.shape[1]) for x in (key, value))
     query, key = score.project(query, key)
     compare, operands = score.as_function()
+    modify, weights = score.as_modification(len(operands))
+    sinks = arguments.sinks_of(score)
     window = check.window("sliding_window", sliding_window)
-    mask, bias = _four_axes("mask", mask), _four_axes("bias", bias)
+    mask, bias = arguments.four_axes("mask", mask), arguments.four_axes("bias", bias)
+    where = positions.Positions.of(
+        masks.get(pattern), check.boolean("causal", causal), window
+    )
+    segments = arguments.segments_of(where, query, key, query_segment_ids, key_segment_ids)
     if not isinstance(normalizer, str) and not callable(normalizer):
         expected = "a name or something to call"
         raise check.invalid("normalizer", expected, normalizer)
     asked = requests.Request(
         compare,
         normalizers.get(normalizer) if isinstance(normalizer, str) else normalizer,
-        positions.Positions(check.boolean("causal", causal), window),
+        where,
         check.boolean("selective", selective),
         check.rate("dropout", dropout),
+        modify,
+        sinks is not None,
     )
-    if selective and not causal:
-        expected = "False where `causal` is"
+    arguments.check_together(score, asked.normalizer, selective)
+    if selective and not where.causal:
+        expected = "False where the pattern is not causal"
         raise check.invalid("selective", expected, selective)
     constants = requests.Constants(
-        mask=_boolean(mask),
-        key_mask=_boolean(key_mask),
-        query_mask=_boolean(query_mask),
-        seed=_draw(seed) if dropout else None,
+        mask=arguments.boolean(mask),
+        key_mask=arguments.boolean(key_mask),
+        query_mask=arguments.boolean(query_mask),
+        seed=arguments.draw_seed(seed) if dropout else None,
+        query_segments=segments[0],
+        key_segments=segments[1],
+        **at,
     )
-    inputs = requests.Inputs(query, key, value, bias, operands)
+    inputs = requests.Inputs(query, key, value, bias, (*operands, *weights), sinks)
     sizes = requests.Sizes.of(inputs)
     if on_call is not None:
         on_call(recorded.Call(inputs.repeated(), constants, asked))
@@ -164,85 +195,7 @@ def attend(
     output = ops.cast(ops.reshape(output, shape), given)
     if query_mask is None:
         return output
-    return _without_padding(output, query_mask)
-
-
-def _check_shapes(query, key, value):
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if len(tensor.shape) != 4 or tensor.shape[1] is None or tensor.shape[3] is None:
-            expected = "(batch, heads, length, channels) with known heads and channels"
-            raise _shape_error(name, expected, tensor)
-    batch, heads, _, _ = query.shape
-    if not key.shape[1] or heads % key.shape[1]:
-        expected = f"(batch, heads, length, channels) with a divisor of {heads} heads"
-        raise _shape_error("key", expected, key)
-    if not check.fits(key.shape[:1], (batch,)):
-        raise _shape_error("key", f"({batch}, heads, length, channels)", key)
-    if not check.fits(value.shape[:3], key.shape[:3]):
-        raise _shape_error("value", f"{(*key.shape[:3], 'channels')}", value)
-
-
-def _four_axes(name, pairs):
-    """Returns a mask or a bias as `(B or 1, H or 1, T or 1, S or 1)`, or None."""
-    if pairs is None:
-        return None
-    pairs = ops.convert_to_tensor(pairs)
-    rank = len(pairs.shape)
-    if not 2 <= rank <= 4:
-        expected = "(batch, heads, T, S), (batch, T, S) or (T, S)"
-        raise _shape_error(name, expected, pairs)
-    axes = {2: (0, 1), 3: (1,), 4: ()}[rank]
-    return ops.expand_dims(pairs, axes) if axes else pairs
-
-
-def _shape_error(name, expected, tensor):
-    return ValueError(
-        f"`{name}` must have the shape {expected}. "
-        f"Received: {name}.shape={tuple(tensor.shape)}"
-    )
-
-
-def _own_score(score, query, key):
-    """Returns a built score, from the argument."""
-    is_name = isinstance(score, str)
-    if is_name:
-        score = scores.get(score, dtype=keras.backend.standardize_dtype(query.dtype))
-    if not isinstance(score, scores.Score):
-        raise check.invalid("score", "a name or a keras_sam.scores.Score", score)
-    if not score.built:
-        score.build(query.shape, key.shape)
-    if is_name and score.weights:
-        name = type(score).__name__
-        expected = f"an instance, such as keras_sam.scores.{name}(), which holds weights"
-        raise check.invalid("score", expected, name)
-    return score
-
-
-def _repeat_heads(tensor, heads):
-    """Repeats heads that a group of query heads shares."""
-    groups = heads // tensor.shape[1]
-    return tensor if groups == 1 else ops.repeat(tensor, groups, axis=1)
-
-
-def _without_padding(tensor, mask):
-    """Returns `(B, H, T, D)` with zeros for padding, which may be no number at all."""
-    if mask is None:
-        return tensor
-    mask = ops.expand_dims(_boolean(mask), (1, 3))
-    return ops.where(mask, tensor, ops.zeros_like(tensor))
-
-
-def _boolean(mask):
-    return None if mask is None else ops.cast(mask, "bool")
-
-
-def _draw(seed):
-    """Returns a seed of two integers."""
-    if isinstance(seed, keras.random.SeedGenerator):
-        return seed.next()
-    if seed is None:
-        return keras.random.randint((2,), 0, 2**31 - 1)
-    return ops.convert_to_tensor([check.integer("seed", seed), 0], "int32")
+    return arguments.without_padding(output, query_mask)
 
 
 def _plan(inputs, constants, asked, sizes, policy, block_size):
@@ -273,6 +226,8 @@ def _without_temperature(asked):
     normalizer = asked.normalizer
     is_softmax = type(normalizer) is normalizers.Softmax and not asked.selective
     if not is_softmax or not asked.score.is_dot_product or normalizer.temperature == 1:
+        return asked, 1
+    if asked.modify is not None or asked.sinks:  # which see scores before they are divided
         return asked, 1
     return asked.with_normalizer(normalizers.Softmax()), normalizer.temperature
 

@@ -67,6 +67,7 @@ def block_inputs(cut, block, inputs):
         value=block.of_turned_keys(cut.value),
         bias=None if cut.bias is None else block.of_pairs(cut.bias),
         operands=inputs.operands,
+        sinks=None if inputs.sinks is None else block.of_pairs(inputs.sinks),
     )
 
 
@@ -84,13 +85,15 @@ def attend_block(cut, block, given):
         weights = _softmax_weights(cut, block, given)
         return _sum_values(cut, block, weights, given.value)
     scores = scores_of(given, cut.request)
-    return attend_scored(cut, block, given.value, scores, given.bias)
+    if cut.request.modify is not None:
+        scores = cut.request.modify(given.operands, scores, cut.pairs(block))
+    return attend_scored(cut, block, given.value, scores, given.bias, given.sinks)
 
 
-def attend_scored(cut, block, value, scores, bias):
+def attend_scored(cut, block, value, scores, bias, sinks=None):
     """Returns the output of a block from its scores and the bias of them."""
-    normalizer = cut.request.normalizer
-    weights = attention_weights(scores, normalizer, cut.allowed(block), bias)
+    normalizer, allowed = cut.request.normalizer, cut.allowed(block)
+    weights = attention_weights(scores, normalizer, allowed, bias, sinks=sinks)
     return _sum_values(cut, block, weights, value)
 
 
@@ -105,7 +108,7 @@ def _sum_values(cut, block, weights, value):
 
 def _softmax_weights(cut, block, given):
     key_mask = None if cut.key_mask is None else block.of_pairs(cut.key_mask)
-    only_keys = cut.mask is None and cut.request.positions.allow_all
+    only_keys = cut.mask is None and not cut.by_position
     mask = None if only_keys else cut.allowed(block)
     return softmax_weights(given.query, given.key, given.bias, key_mask, mask)
 
@@ -142,6 +145,8 @@ def add_gradients(cut, block, parts, carry):
     operands = tuple(x + part for x, part in zip(operands, parts.operands, strict=True))
     if "bias" in sums:
         sums = {**sums, "bias": block.add_pairs(sums["bias"], parts.bias)}
+    if "sinks" in sums:
+        sums = {**sums, "sinks": block.add_pairs(sums["sinks"], parts.sinks)}
     of_keys = {"key": parts.key, "value": parts.value}
     return {"query": parts.query}, of_keys, (operands, sums)
 
@@ -151,6 +156,8 @@ def collect_gradients(inputs, cut, one_block, sums=None, reverse=False):
     sums = dict(sums or {})
     if cut.bias is not None:
         sums["bias"] = ops.zeros_like(cut.bias)
+    if inputs.sinks is not None:
+        sums["sinks"] = ops.zeros_like(inputs.sinks)
     carry = tuple(map(ops.zeros_like, inputs.operands)), sums
     dtypes, names = {"query": inputs.query.dtype}, ("key", "value")
     rows, of_keys, (operands, sums) = cut.run(one_block, dtypes, names, carry, reverse)
@@ -164,4 +171,5 @@ def collect_gradients(inputs, cut, one_block, sums=None, reverse=False):
         value=ops.cast(ops.swapaxes(of_keys["value"], 2, 3), inputs.value.dtype),
         bias=bias,
         operands=operands,
+        sinks=sums.get("sinks"),
     )

@@ -20,7 +20,7 @@ from keras import ops
 
 from keras_sam.attention.blocks import sum_to_shape
 from keras_sam.attention.reference import all_dropout_factors, pair_mask
-from keras_sam.attention.request import Inputs
+from keras_sam.attention.request import Inputs, Sizes
 from keras_sam.backend.precision import is_wide, maximum, product, widened
 from keras_sam.normalizers.masking import MASKED, both, unmasked
 from keras_sam.normalizers.softmax import softmax
@@ -43,7 +43,7 @@ def forward(inputs, constants, *, request):
 
 def backward(inputs, constants, output, weights, upstream, *, request):
     """Returns the gradients as `Inputs`."""
-    query, key, value, bias, _ = inputs
+    query, key, value, bias = inputs[:4]
     factors = _factors(weights, constants, request)
     d_scores = gradients_of_scores(weights, factors, turn(value), output, upstream)
     dropped = weights if factors is None else weights * factors
@@ -113,9 +113,10 @@ def _weights(inputs, constants, request):
     key_mask, mask = constants.key_mask, None
     if key_mask is not None:
         key_mask = key_mask[:, None, None, :]
-    if constants.mask is not None or not request.positions.allow_all:
+    by_position = not request.positions.allow_all or not constants.in_a_row
+    if constants.mask is not None or by_position:
         constants = constants._replace(query_mask=None)
-        mask = pair_mask(constants, request, ops.shape(query)[2], ops.shape(key)[2])
+        mask = pair_mask(constants, request, Sizes.of(inputs))
     return softmax_weights(query, turn(key), inputs.bias, key_mask, mask)
 
 

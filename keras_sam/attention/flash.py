@@ -40,6 +40,8 @@ from keras_sam.attention.positions import Positions, ceil, smaller
 from keras_sam.attention.request import Inputs, Sizes
 from keras_sam.attention.row_blocks import CutCall
 from keras_sam.attention.shares import share_out
+from keras_sam.attention.tile_table import TileTable
+from keras_sam.backend.derivatives import value_and_vjp
 from keras_sam.backend.loops import loop
 from keras_sam.backend.precision import maximum, product, wide, widened
 from keras_sam.backend.reductions import fused_sum
@@ -83,6 +85,9 @@ def forward(inputs, constants, *, request, blocks):
 
         def one_tile(tile, sums):
             scores = _scores(tiles, tile, query)
+            if request.modify is not None:
+                scores = request.modify(inputs.operands, scores, tiles.pairs(tile))
+            scores = _masked(tiles, tile, scores)
             largest = _largest(sums["largest"], scores, small, all_small)
             weights = ops.exp(scores - largest)
             total = ops.sum(weights, axis=-1, keepdims=True)
@@ -103,6 +108,10 @@ def forward(inputs, constants, *, request, blocks):
             "total": nothing,
             "largest": lowest if small is None else ops.where(small, nothing, lowest),
         }
+        if inputs.sinks is not None:  # as if a tile before the first had one more key
+            sinks = nothing + block.of_pairs(inputs.sinks)
+            largest = sinks if small is None else ops.where(small, nothing, sinks)
+            sums["largest"], sums["total"] = largest, ops.exp(sinks - largest)
         sums = tiles.for_each_tile(block, one_tile, sums)
         # A row with nothing to attend to: zero over one, not over zero.
         total = ops.where(sums["total"] > 0.0, sums["total"], 1.0)
@@ -132,14 +141,26 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
         turned, turned_upstream = turn(query), turn(d_output)
 
         def one_tile(tile, carry):
-            scores = _scores(tiles, tile, query)
+            raw = _scores(tiles, tile, query)
+            modified, pull_back = raw, None
+            if request.modify is not None:
+                given = {"scores": raw, "operands": inputs.operands}
+                modified, pull_back = value_and_vjp(
+                    functools.partial(_modify, request, tiles.pairs(tile)), given
+                )
+            scores = _masked(tiles, tile, modified)
             weights = ops.exp(scores - largest - log_total)
             d_weights = product(d_output, tile.of_turned_keys(tiles.value))
             dropped = weights
             if request.dropout:
                 factor = tiles.dropout_mask(tile)
                 dropped, d_weights = weights * factor, d_weights * factor
-            d_scores = weights * (d_weights - d_total)
+            d_biased = d_scores = weights * (d_weights - d_total)
+            if pull_back is not None:
+                parts = pull_back(d_biased)
+                d_scores = parts["scores"]
+                of_tile = zip(carry["operands"], parts["operands"], strict=True)
+                carry = {**carry, "operands": tuple(x + part for x, part in of_tile)}
             d_query = product(d_scores, tile.of_keys(tiles.key_rows))
             d_key = product(turned, d_scores)
             d_value = product(turned_upstream, dropped)
@@ -150,12 +171,16 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
                 "value": tile.add_turned_keys(carry["value"], d_value),
             }
             if "bias" in carry:
-                carry["bias"] = tile.add_pairs(carry["bias"], d_scores)
+                carry["bias"] = tile.add_pairs(carry["bias"], d_biased)
             return carry
 
         carry = {**carry, "rows": widened(ops.zeros_like(query))}
         carry = tiles.for_each_tile(block, one_tile, carry)
         d_query = ops.cast(carry.pop("rows"), query.dtype)
+        if inputs.sinks is not None:
+            sinks = block.of_pairs(inputs.sinks)
+            of_rows = -ops.exp(sinks - largest - log_total) * d_total
+            carry["sinks"] = block.add_pairs(carry["sinks"], of_rows)
         return {**carry, "query": block.put_rows(carry["query"], d_query)}
 
     carry = {
@@ -165,6 +190,10 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
     }
     if tiles.bias is not None:
         carry["bias"] = ops.zeros_like(tiles.bias)
+    if inputs.sinks is not None:
+        carry["sinks"] = ops.zeros_like(inputs.sinks)
+    if request.modify is not None:
+        carry["operands"] = tuple(map(ops.zeros_like, inputs.operands))
     carry = tiles.for_each_block(one_block, carry)
     bias = inputs.bias
     if bias is not None:
@@ -175,12 +204,23 @@ def backward(inputs, constants, output, kept, upstream, *, request, blocks):
         key=ops.cast(turn(carry["key"])[: tiles.batch], inputs.key.dtype),
         value=ops.cast(turn(carry["value"])[: tiles.batch], inputs.value.dtype),
         bias=bias,
+        operands=carry.get("operands", ()),
+        sinks=carry.get("sinks"),
     )
 
 
 def _scores(tiles, tile, query):
-    """The scores of a tile; those that do not count are `NEVER`."""
-    scores = product(query, tile.of_turned_keys(tiles.key))  # (..., rows, width)
+    """Returns the scores of a tile, `(..., rows, width)`."""
+    return product(query, tile.of_turned_keys(tiles.key))
+
+
+def _modify(request, pairs, given):
+    """Returns what the steps of a score make of it, from scores and operands."""
+    return request.modify(given["operands"], given["scores"], pairs)
+
+
+def _masked(tiles, tile, scores):
+    """Adds the bias to the scores of a tile; those that do not count are `NEVER`."""
     allowed = tiles.allowed(tile)
     if tiles.bias is not None:
         bias = tile.of_pairs(tiles.bias)
@@ -198,6 +238,10 @@ def _rows_of_small_scores(inputs, constants, request):
         A tensor `(B, H, T, 1)` or, where rows see other keys than those, None.
     """
     positions = request.positions
+    if request.modify is not None:
+        return None
+    if not (positions.is_simple and constants.in_a_row):
+        return None
     if inputs.bias is not None or constants.mask is not None:
         return None
     if positions.sliding_window is not None:
@@ -213,6 +257,8 @@ def _rows_of_small_scores(inputs, constants, request):
     else:
         key, value = (ops.max(x, axis=2, keepdims=True, initial=0.0) for x in (key, value))
     small = ops.logical_and(query * key <= SMALL_SCORE**2, value <= SMALL_VALUE)
+    if inputs.sinks is not None:
+        small = ops.logical_and(small, ops.abs(inputs.sinks) <= SMALL_SCORE)
     return ops.cast(small, inputs.query.dtype)
 
 
@@ -252,7 +298,8 @@ class Tiles(CutCall):
     """A call of attention, cut into blocks of rows, and those into tiles of keys.
 
     A row of tiles ends where its rows see no further key, and begins where they see the
-    first::
+    first. With other masks than these a table lists the tiles of each row; see
+    `tile_table`::
 
         all keys            causal              causal, sliding window
         1 1 2 2 3 3 4 4     1 1 . . . . . .     1 1 . . . . . .
@@ -276,6 +323,11 @@ class Tiles(CutCall):
         super().__init__(inputs, constants, request, self.rows * self.blocks, examples)
         self.width = smaller(self.key_length, blocks.keys)
         self.lead = examples, heads
+        self.table = None
+        if not (request.positions.is_simple and self.in_a_row):
+            pairs = self.all_pairs()
+            of_tiles = request.positions, self.rows, self.width, self.lead
+            self.table = TileTable(pairs, *of_tiles)
 
     def empty(self, depth, dtype):
         """Returns zeros for all rows, of a depth."""
@@ -304,21 +356,27 @@ class Tiles(CutCall):
         The tiles that are whole, and need no mask, come before those at an edge.
         """
         first_row, length, width = block.start[2], self.key_length, self.width
-        span = first_row, first_row + self.rows - 1, length
-        first, whole, end = self.request.positions.span(*span)
+        order = None
 
         def one_tile(index, carry, whole):
-            unread = index * width
+            unread = (index if order is None else order[index]) * width
             start = unread if whole else smaller(unread, length - width)
             size = (*block.size[:3], width)
             tile = Tile((*block.start[:3], start), size, unread=unread, whole=whole)
             return body(tile, carry)
 
-        first, whole = first // width, whole // width
+        if self.table is None:
+            span = first_row, first_row + self.rows - 1, length
+            first, whole, end = self.request.positions.span(*span)
+            first, whole, end = first // width, whole // width, ceil(end, width)
+        else:
+            number = first_row // self.rows
+            order, whole, end = self.table.row(block.start[:2], number)
+            first = 0
         of_whole = functools.partial(one_tile, whole=True)
         carry = loop(first, whole, of_whole, carry)
         at_edge = functools.partial(one_tile, whole=False)
-        return loop(whole, ceil(end, width), at_edge, carry)
+        return loop(whole, end, at_edge, carry)
 
     def allowed(self, tile):
         """Returns which pairs of a tile count, or None for all of them."""

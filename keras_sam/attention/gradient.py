@@ -94,16 +94,23 @@ def _open_shapes(inputs, constants, *of_rows):
     def examples(tensor):
         return None if tensor is None else (None, None)
 
+    def positions(tensor):
+        if tensor is None:
+            return None
+        return (1 if tensor.shape[0] == 1 else None, None)
+
     return [
         *map(rows, inputs[:3]),
         pairs(inputs.bias),
         *(tuple(operand.shape) for operand in inputs.operands),
+        None if inputs.sinks is None else tuple(inputs.sinks.shape),
         pairs(constants.mask),
         examples(constants.key_mask),
         examples(constants.query_mask),
         None if constants.seed is None else (2,),
         (),
         (),
+        *map(positions, constants[-4:]),
         *(rows(tensor) for tensor in of_rows if not isinstance(tensor, tuple)),
     ]
 

@@ -17,7 +17,7 @@ import keras
 from keras import ops
 
 from keras_sam.attention.reference import pair_mask
-from keras_sam.attention.request import Inputs
+from keras_sam.attention.request import Inputs, Sizes
 from keras_sam.backend.libraries import attention_library
 from keras_sam.backend.xla import on_cpu
 from keras_sam.normalizers.masking import both, unmasked
@@ -39,6 +39,8 @@ def objection(request, sizes, device, traits, policy):
         return "there is no library with a kernel of attention"
     if not request.is_softmax_of_dot_products:
         return "libraries compute softmax of dot products only"
+    if not request.is_plain or not traits.in_a_row:
+        return "libraries know causality and windows only"
     if request.dropout:
         return "what a library drops depends on the device"
     check = {"cudnn": _objection_of_cudnn, "sdpa": _objection_of_sdpa}
@@ -145,14 +147,14 @@ def rows_that_see(inputs, constants, request):
 
 def _allowed(inputs, constants, request):
     """Returns which pairs count, or None for all of them."""
-    lengths = inputs.query.shape[2], inputs.key.shape[2]
-    return both(pair_mask(constants, request, *lengths), unmasked(inputs.bias))
+    pairs = pair_mask(constants, request, Sizes.of(inputs))
+    return both(pairs, unmasked(inputs.bias))
 
 
 def _attend_with_torch(inputs, constants, request):
     import torch
 
-    query, key, value, bias, _ = inputs
+    query, key, value, bias = inputs[:4]
     if on_cpu():  # a tenth faster than heads beside one another, copies included
         query, key, value = (x.contiguous() for x in (query, key, value))
     is_plain = constants.mask is None and constants.key_mask is None and bias is None

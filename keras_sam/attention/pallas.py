@@ -33,6 +33,8 @@ def objection(request, sizes, device, traits, policy):
         return "Pallas needs JAX on one NVIDIA GPU"
     if not request.score.is_dot_product or kind_of(request.normalizer) is None:
         return "there is no fused kernel of this score and normalizer"
+    if not request.is_bare or not traits.in_a_row:
+        return "the fused kernels know causality and windows only"
     if request.selective or request.dropout:
         return "the fused kernels neither select nor drop"
     if traits.bias is not None:

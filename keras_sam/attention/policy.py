@@ -115,7 +115,7 @@ class Policy:
         plan = self._looped(request, sizes, device, block_size)
         # Other scores have steps of their own, which want to be wide.
         narrow = device.backend == "jax" and not device.cpu and not request.selective
-        narrow = narrow and request.score.is_dot_product
+        narrow = narrow and request.score.is_dot_product and request.is_bare
         return dataclasses.replace(plan, narrow=narrow, reason=reason)
 
     def _fused(self, request, sizes, device, block_size, traits):
@@ -200,7 +200,7 @@ class Policy:
     def _kernel(self, request, device, compiled):
         if request.selective:
             return "selective"
-        if not request.is_softmax_of_dot_products:
+        if not request.has_tiles:
             return "chunked"
         return "flash" if compiled or device.backend == "jax" else "chunked"
 

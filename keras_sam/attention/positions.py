@@ -1,7 +1,7 @@
 """Which keys a row may attend to by its position, and which keys a block of rows reads.
 
-This is the one planner of causality and of sliding windows. Compiled loops need blocks of
-one size, so blocks of rows come in groups that read equally many keys::
+This is the one planner of blocks of rows, by how far a row sees. Compiled loops need blocks
+of one size, so blocks of rows come in groups that read equally many keys::
 
     all keys            causal, 4 groups      causal, sliding window
     # # # # # # # #     # # . . . . . .       # # . . . . . .
@@ -20,6 +20,10 @@ import dataclasses
 from typing import Any
 
 from keras import ops
+
+from keras_sam import masks
+from keras_sam.masks.base import narrower
+from keras_sam.normalizers.masking import both
 
 # A causal request has at most so many groups: its work is 1/2 + 1/(2 groups) of all pairs.
 CAUSAL_GROUPS = 8
@@ -70,35 +74,102 @@ class Positions:
         causal: Whether a row attends only to keys at or before its own position.
         sliding_window: None, or a row attends only to keys less than this many
             positions away.
+        mask: None, or a `keras_sam.masks.Mask` that has to allow a pair as well.
     """
 
     causal: bool = False
     sliding_window: int | None = None
+    mask: masks.Mask | None = None
+
+    @classmethod
+    def of(cls, mask, causal=False, sliding_window=None):
+        """Returns the positions of a mask, of which the simple parts are told apart.
+
+        Args:
+            mask: A `keras_sam.masks.Mask`, or None.
+            causal: Whether a row also attends only to keys at or before its position.
+            sliding_window: None, or the width of a window beside the mask.
+        """
+        rest = None
+        for part in _conjuncts(mask):
+            if part == masks.Causal():
+                causal = True
+            elif isinstance(part, masks.Window):
+                sliding_window = narrower(sliding_window, part.size)
+            else:
+                rest = part if rest is None else rest & part
+        return cls(causal, sliding_window, rest)
 
     @property
     def allow_all(self):
         """Whether every pair counts."""
-        return not self.causal and self.sliding_window is None
+        return self.is_simple and not self.causal and self.sliding_window is None
 
-    def allowed(self, query_positions, key_positions):
-        """Returns a boolean tensor `(T, S)`, or None when every pair counts.
+    @property
+    def is_simple(self):
+        """Whether causality and a window are all."""
+        return self.mask is None
+
+    @property
+    def whole(self):
+        """All of it as one mask, or None when every pair counts."""
+        mask = self.mask
+        if self.sliding_window is not None:
+            window = masks.Window(self.sliding_window)
+            mask = window if mask is None else window & mask
+        if self.causal:
+            mask = masks.Causal() if mask is None else masks.Causal() & mask
+        return mask
+
+    @property
+    def needs_segments(self):
+        """Whether a call needs segments."""
+        return not self.is_simple and self.mask.needs_segments
+
+    def reach(self):
+        """Returns how many positions a row sees back and ahead, None for no end."""
+        return (None, None) if self.allow_all else self.whole.reach()
+
+    def allowed(self, pairs):
+        """Returns which pairs count, a boolean of four axes, or None for all of them.
 
         Args:
-            query_positions: Integer tensor `(T,)`.
-            key_positions: Integer tensor `(S,)`.
+            pairs: `keras_sam.masks.Pairs`.
         """
-        if self.allow_all:
-            return None
-        distance = ops.subtract(query_positions[:, None], key_positions[None, :])
-        if self.sliding_window is None:
-            return ops.greater_equal(distance, 0)
-        near = ops.less(ops.abs(distance), self.sliding_window)
+        allowed = None
+        if self.causal or self.sliding_window is not None:
+            distance = ops.subtract(pairs.query, pairs.key)
+        if self.sliding_window is not None:
+            allowed = ops.less(ops.abs(distance), self.sliding_window)
         if self.causal:
-            near = ops.logical_and(near, ops.greater_equal(distance, 0))
-        return near
+            allowed = both(allowed, ops.greater_equal(distance, 0))
+        if self.mask is not None:
+            allowed = both(allowed, self.mask.allowed(pairs))
+        if not pairs.in_a_row:  # a slot of a cache may be empty
+            allowed = both(allowed, ops.greater_equal(pairs.key, 0))
+        return allowed
+
+    def any_all(self, bounds, in_a_row=True):
+        """Returns whether any pair of each tile counts, and whether all pairs do.
+
+        Args:
+            bounds: `keras_sam.masks.Bounds`.
+            in_a_row: Whether positions grow by one from each key to the next.
+        """
+        whole = self.whole
+        some = every = ops.ones((1, 1, 1, 1), "bool")
+        if whole is not None:
+            some, every = whole.any_all(bounds)
+        if not in_a_row:
+            first_key, last_key = bounds.key
+            some = ops.logical_and(some, last_key >= 0)
+            every = ops.logical_and(every, first_key >= 0)
+        return some, every
 
     def span(self, first, last, key_length):
         """Returns which keys the rows `first` to `last` see, from their positions.
+
+        Only where `is_simple`.
 
         Returns:
             The first key that any row sees, the end of the keys from 0 on that every row
@@ -126,7 +197,8 @@ class Positions:
             together may have some more rows than the query.
         """
         groups = 1
-        if self.causal and self.sliding_window is None:
+        back, ahead = self.reach()
+        if ahead == 0 and back is None:
             groups = CAUSAL_GROUPS // 2  # where the length is unknown
             if isinstance(query_length, int):
                 groups = min(max(query_length // ROWS_PER_GROUP, 1), CAUSAL_GROUPS)
@@ -134,15 +206,23 @@ class Positions:
         count = larger(ceil(query_length, groups * block_size), 1)  # blocks of a group
         rows = larger(_round_up(ceil(query_length, groups * count), 8), 8)
         blocks = groups * count
-        if self.sliding_window is not None:
-            reach = self.sliding_window - 1
-            width = smaller(key_length, rows + (reach if self.causal else 2 * reach))
-            return rows, blocks, [Group(0, blocks, width, reach, key_length - width)]
-        if not self.causal:
+        if back is not None and ahead is not None:
+            width = smaller(key_length, rows + back + ahead)
+            return rows, blocks, [Group(0, blocks, width, back, key_length - width)]
+        if ahead != 0:
             return rows, blocks, [Group(0, blocks, key_length)]
         widths = [smaller(key_length, (i + 1) * count * rows) for i in range(groups)]
         plan = [Group(i * count, count, width) for i, width in enumerate(widths)]
         return rows, blocks, plan
+
+
+def _conjuncts(mask):
+    """Yields the masks that all have to allow a pair, of one that `&` made."""
+    if isinstance(mask, masks.And):
+        for part in mask.parts():
+            yield from _conjuncts(part)
+    elif mask is not None:
+        yield mask
 
 
 def smaller(a, b):

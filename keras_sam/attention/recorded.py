@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_sam._rows import RowsOnDemand
 from keras_sam.attention import reference
-from keras_sam.attention.request import Constants, Inputs, Request
-from keras_sam.normalizers.masking import attention_weights, both, unmasked
+from keras_sam.attention.request import Constants, Inputs, Request, Sizes
+from keras_sam.normalizers.masking import attention_weights, both, unmasked, wide_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Call:
 
         None when all do.
         """
-        rows, keys = ops.shape(self.inputs.query)[-2], ops.shape(self.inputs.key)[-2]
-        mask = reference.pair_mask(self.constants, self.request, rows, keys)
+        mask = reference.pair_mask(self.constants, self.request, Sizes.of(self.inputs))
         return _four_axes(both(mask, unmasked(self.inputs.bias)))
 
     def on_demand(self):
@@ -51,11 +50,15 @@ class Call:
         return weights, RowsOnDemand((*leading, *shape[2:]), "bool", self._allowed_of)
 
     def _weights_of(self, start, stop):
-        query, key, _, bias, operands = self.inputs
+        query, key, _, bias, operands, sinks = self.inputs
         scores = self.request.score(operands, query[:, :, start:stop], key)
+        if self.request.modify is not None:
+            pairs = self._pairs_of(start, stop)
+            scores = self.request.modify(operands, wide_scores(scores), pairs)
         mask = self._mask_of(start, stop)
         bias = _rows(bias, start, stop)
-        return attention_weights(scores, self.request.normalizer, mask, bias)
+        normalizer = self.request.normalizer
+        return attention_weights(scores, normalizer, mask, bias, sinks=sinks)
 
     def _allowed_of(self, start, stop):
         bias = _rows(self.inputs.bias, start, stop)
@@ -68,8 +71,15 @@ class Call:
         if self.constants.query_mask is not None:
             rows = ops.expand_dims(self.constants.query_mask[:, start:stop], (1, 3))
             mask = both(mask, rows)
-        positions = ops.arange(start, stop), ops.arange(self.inputs.key.shape[2])
-        return both(mask, self.request.positions.allowed(*positions))
+        return both(mask, self.request.positions.allowed(self._pairs_of(start, stop)))
+
+    def _pairs_of(self, start, stop):
+        """Returns the `keras_sam.masks.Pairs` of some rows."""
+        pairs = self.constants.pairs(Sizes.of(self.inputs))
+        names = "query", "query_segments"
+        rows = {name: getattr(pairs, name) for name in names}
+        rows = {n: None if x is None else x[:, :, start:stop] for n, x in rows.items()}
+        return dataclasses.replace(pairs, **rows)
 
 
 def to_record(weights, call, batch=None):

@@ -21,7 +21,7 @@ from keras_sam.attention.penalty import (
     select,
     selectable_keys,
 )
-from keras_sam.attention.request import Inputs
+from keras_sam.attention.request import Inputs, Sizes
 from keras_sam.backend.derivatives import vjp
 from keras_sam.backend.precision import matmul
 from keras_sam.normalizers.masking import attention_weights, both, wide_scores
@@ -66,19 +66,22 @@ def attend(inputs, constants, request):
 
 def weigh(inputs, constants, request):
     """Returns all weights `(B, H, T, S)`."""
-    query, key, _, bias, operands = inputs
-    mask = pair_mask(constants, request, ops.shape(query)[-2], ops.shape(key)[-2])
+    query, key, _, bias, operands, sinks = inputs
+    sizes = Sizes.of(inputs)
+    mask = pair_mask(constants, request, sizes)
     scores = request.score(operands, query, key)
+    if request.modify is not None:
+        scores = request.modify(operands, wide_scores(scores), constants.pairs(sizes))
     if request.selective:
         positions = ops.arange(ops.shape(query)[-2]), ops.arange(ops.shape(key)[-2])
         logits = wide_scores(scores[:, :1], first_head(bias))
         selectable = selectable_keys(ops.shape(key)[-2], constants.key_mask)
         selected = select(logits, mask, selectable, *positions)
         bias = add_bias(bias, -accumulate(selected))
-    return attention_weights(scores, request.normalizer, mask, bias)
+    return attention_weights(scores, request.normalizer, mask, bias, sinks=sinks)
 
 
-def pair_mask(constants, request, rows, keys):
+def pair_mask(constants, request, sizes):
     """Returns which pairs count, as a boolean that broadcasts to `(B, H, T, S)`.
 
     None allows all of them.
@@ -88,7 +91,7 @@ def pair_mask(constants, request, rows, keys):
         mask = both(mask, ops.expand_dims(constants.key_mask, (1, 2)))
     if constants.query_mask is not None:
         mask = both(mask, ops.expand_dims(constants.query_mask, (1, 3)))
-    return both(mask, request.positions.allowed(ops.arange(rows), ops.arange(keys)))
+    return both(mask, request.positions.allowed(constants.pairs(sizes)))
 
 
 def all_dropout_factors(constants, request, shape):

@@ -10,6 +10,7 @@ from keras import ops
 from keras_sam import normalizers
 from keras_sam.attention.positions import Positions
 from keras_sam.backend.precision import wide
+from keras_sam.masks import pairs as masks
 
 ALL_PAIRS = Positions()
 
@@ -25,6 +26,9 @@ class Request:
         positions: `Positions`.
         selective: Whether the first head takes off scores; see `selective`.
         dropout: The share of weights to drop, in [0, 1).
+        modify: A function `(operands, scores, pairs) -> scores`, from
+            `Score.as_modification`, or None.
+        sinks: Whether `Inputs` have sinks.
     """
 
     score: Callable
@@ -32,12 +36,29 @@ class Request:
     positions: Positions = ALL_PAIRS
     selective: bool = False
     dropout: float = 0.0
+    modify: Callable | None = None
+    sinks: bool = False
 
     @property
     def is_softmax_of_dot_products(self):
-        """Whether the gradient is known by hand, as `dense` and `flash` need."""
+        """Whether the gradient is known by hand, as `dense` needs."""
+        return self.has_tiles and self.modify is None and not self.sinks
+
+    @property
+    def has_tiles(self):
+        """Whether rows can be computed by tiles of keys, as `flash` does."""
         plain = self.normalizer == normalizers.Softmax()
         return self.score.is_dot_product and plain and not self.selective
+
+    @property
+    def is_bare(self):
+        """Whether no step changes its scores, and no mask but causality and a window."""
+        return self.modify is None and not self.sinks and self.positions.is_simple
+
+    @property
+    def is_plain(self):
+        """Whether it is what all libraries have: softmax, causality and a window."""
+        return self.is_softmax_of_dot_products and self.is_bare
 
     def with_normalizer(self, normalizer):
         """Returns the same request with another normalizer."""
@@ -45,7 +66,9 @@ class Request:
 
     def without_weights(self):
         """Returns an equal request that keeps no layer alive; see `Score.as_function`."""
-        return dataclasses.replace(self, score=self.score.without_weights())
+        modify = None if self.modify is None else self.modify.without_weights()
+        score = self.score.without_weights()
+        return dataclasses.replace(self, score=score, modify=modify)
 
 
 class Inputs(NamedTuple):
@@ -57,7 +80,8 @@ class Inputs(NamedTuple):
             of which a group of query heads shares.
         value: `(B, as key, S, Dv)`.
         bias: `(B or 1, H or 1, T or 1, S or 1)`, or None.
-        operands: A tuple of tensors, the weights of the score.
+        operands: A tuple of tensors, the weights of the score and of `Request.modify`.
+        sinks: `(1, H, 1, 1)`, a score that takes weight and has no value, or None.
     """
 
     query: Any
@@ -65,6 +89,7 @@ class Inputs(NamedTuple):
     value: Any
     bias: Any = None
     operands: tuple = ()
+    sinks: Any = None
 
     def repeated(self):
         """Returns the same with as many heads of keys as of queries."""
@@ -77,8 +102,12 @@ class Inputs(NamedTuple):
     def widened(self):
         """Returns the same in float32, or float64, in which sums are computed."""
         dtype = wide(self.query.dtype)
-        tensors = (None if x is None else ops.cast(x, dtype) for x in self[:4])
-        return Inputs(*tensors, tuple(ops.cast(x, dtype) for x in self.operands))
+
+        def widen(tensor):
+            return None if tensor is None else ops.cast(tensor, dtype)
+
+        operands = tuple(map(widen, self.operands))
+        return Inputs(*map(widen, self[:4]), operands, widen(self.sinks))
 
 
 class Constants(NamedTuple):
@@ -89,8 +118,13 @@ class Constants(NamedTuple):
         key_mask: Boolean `(B, S)`, or None; False is padding.
         query_mask: Boolean `(B, T)`, or None; False is padding.
         seed: Integers `(2,)` for dropout, or None.
-        example_offset: The index of the first of these examples, for dropout.
-        head_offset: The index of the first of these heads, for dropout.
+        example_offset: The index of the first of these examples.
+        head_offset: The index of the first of these heads.
+        query_segments: Integers `(B, T)`, the segments of the rows, or None.
+        key_segments: Integers `(B, S)`, the segments of the keys, or None.
+        query_positions: Integers `(B or 1, T)`, or None: then they are 0, 1, ...
+        key_positions: Integers `(B or 1, S)`, or None where `query_positions` is. A
+            negative one is an empty slot of a cache, which no row sees.
     """
 
     mask: Any = None
@@ -99,6 +133,45 @@ class Constants(NamedTuple):
     seed: Any = None
     example_offset: Any = 0
     head_offset: Any = 0
+    query_segments: Any = None
+    key_segments: Any = None
+    query_positions: Any = None
+    key_positions: Any = None
+
+    @property
+    def in_a_row(self):
+        """Whether positions are 0, 1, ..., so that a kernel can plan with them."""
+        return self.key_positions is None
+
+    def pairs(self, sizes):
+        """Returns the `keras_sam.masks.Pairs` of a whole call, of some `Sizes`."""
+        batch, heads, rows, keys, _ = sizes
+        query, key = self.query_positions, self.key_positions
+        if self.in_a_row:
+            query, key = masks.positions(rows)[None], masks.positions(keys)[None]
+        example = self.example_offset + masks.positions(batch)
+        head = self.head_offset + masks.positions(heads)
+        return masks.Pairs(
+            example=example[:, None, None, None],
+            head=head[None, :, None, None],
+            query=of_rows(query),
+            key=of_keys(key),
+            query_length=rows,
+            key_length=keys,
+            query_segments=of_rows(self.query_segments),
+            key_segments=of_keys(self.key_segments),
+            in_a_row=self.in_a_row,
+        )
+
+
+def of_rows(tensor):
+    """Makes `(B, T)`, or None, a tensor over pairs."""
+    return None if tensor is None else tensor[:, None, :, None]
+
+
+def of_keys(tensor):
+    """Makes `(B, S)`, or None, a tensor over pairs."""
+    return None if tensor is None else tensor[:, None, None, :]
 
 
 class Sizes(NamedTuple):
@@ -126,6 +199,7 @@ class Traits(NamedTuple):
         mask: The shape of `Constants.mask`, or None.
         bias: The shape of `Inputs.bias`, or None.
         key_mask: Whether there is one.
+        in_a_row: `Constants.in_a_row`.
     """
 
     dtype: str = "float32"
@@ -133,6 +207,7 @@ class Traits(NamedTuple):
     mask: tuple | None = None
     bias: tuple | None = None
     key_mask: bool = False
+    in_a_row: bool = True
 
     @classmethod
     def of(cls, inputs, constants):
@@ -147,4 +222,5 @@ class Traits(NamedTuple):
             shape(constants.mask),
             shape(inputs.bias),
             constants.key_mask is not None,
+            constants.in_a_row,
         )

@@ -12,10 +12,11 @@ from keras import ops
 
 from keras_sam.attention.blocks import Block
 from keras_sam.attention.dropout import dropout_mask
-from keras_sam.attention.positions import ceil
-from keras_sam.attention.request import Sizes
+from keras_sam.attention.positions import Positions, ceil
+from keras_sam.attention.request import Sizes, of_keys, of_rows
 from keras_sam.backend.loops import stack
 from keras_sam.backend.precision import maximum, wide
+from keras_sam.masks import Pairs
 from keras_sam.normalizers.masking import MASKED, both
 
 
@@ -50,6 +51,14 @@ class CutCall:
         if key_mask is not None:
             key_mask = self.pad_examples(key_mask[:, None, None, :])
         self.key_mask = key_mask
+        self.in_a_row = constants.in_a_row
+        self.by_position = not (request.positions.allow_all and self.in_a_row)
+        names = "query_segments", "key_segments", "query_positions", "key_positions"
+        shapes = of_rows, of_keys, of_rows, of_keys
+        self.positions = {
+            name: self.pad_pairs(shape(getattr(constants, name)))
+            for name, shape in zip(names, shapes, strict=True)
+        }
 
     def pad(self, tensor, value=0.0):
         """Fills up `(B, H, T, depth)` to whole blocks."""
@@ -85,10 +94,52 @@ class CutCall:
         allowed = None if self.mask is None else block.of_pairs(self.mask)
         if self.key_mask is not None:
             allowed = both(allowed, block.of_pairs(self.key_mask))
-        if by_position:
-            positions = block.positions(2), block.positions(3)
-            allowed = both(allowed, self.request.positions.allowed(*positions))
+        if by_position and self.by_position:
+            allowed = both(allowed, self.request.positions.allowed(self.pairs(block)))
         return allowed
+
+    def all_pairs(self):
+        """Returns the `keras_sam.masks.Pairs` of the whole call, with whole blocks of
+        examples."""
+        pairs = self.constants.pairs(
+            Sizes(self.all_examples, self.heads, self.length, self.key_length, None)
+        )
+
+        def fill_up(tensor):
+            return (
+                tensor
+                if tensor is None or tensor.shape[0] == 1
+                else self.pad_examples(tensor)
+            )
+
+        names = "query", "key", "query_segments", "key_segments"
+        return dataclasses.replace(pairs, **{n: fill_up(getattr(pairs, n)) for n in names})
+
+    def pairs(self, block):
+        """Returns the `keras_sam.masks.Pairs` of a block.
+
+        Rows that fill up the last block have the position of the last row.
+        """
+        example, head, query, key = (block.positions(axis) for axis in range(4))
+        positions = {
+            name: None if tensor is None else block.of_pairs(tensor)
+            for name, tensor in self.positions.items()
+        }
+        query_positions = positions.pop("query_positions")
+        key_positions = positions.pop("key_positions")
+        if self.in_a_row:
+            query_positions = ops.minimum(query, self.length - 1)[None, None, :, None]
+            key_positions = key[None, None, None, :]
+        return Pairs(
+            example=(self.constants.example_offset + example)[:, None, None, None],
+            head=(self.constants.head_offset + head)[None, :, None, None],
+            query=query_positions,
+            key=key_positions,
+            query_length=self.length,
+            key_length=self.key_length,
+            in_a_row=self.in_a_row,
+            **positions,
+        )
 
     def add_bias(self, block, scores):
         """Adds the bias of a block, if any, to its scores."""
@@ -118,7 +169,9 @@ class RowBlocks(CutCall):
     def __init__(self, inputs, constants, request, blocks):
         sizes = Sizes.of(inputs)
         rows, examples, heads = blocks.sizes(sizes)
-        plan = request.positions.plan(sizes.rows, sizes.keys, rows)
+        positions = request.positions if constants.in_a_row else Positions()
+        self.reads_all = positions.allow_all
+        plan = positions.plan(sizes.rows, sizes.keys, rows)
         self.rows, self.blocks, self.groups = plan
         super().__init__(inputs, constants, request, self.rows * self.blocks, examples)
         self.lead = examples, heads
@@ -176,7 +229,7 @@ class RowBlocks(CutCall):
             start = *lead, first_row, group.first_key(first_row)
             block = Block(start, size, self.in_place)
             rows, parts, carry = body(block, carry)
-            if self.request.positions.allow_all:
+            if self.reads_all:
                 return rows, ({n: sums[n] + parts[n] for n in sums}, carry)
             own = dataclasses.replace(block, start=(0, 0, *start[2:]))
             sums = {n: own.add_turned_keys(sums[n], parts[n]) for n in sums}

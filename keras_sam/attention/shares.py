@@ -4,6 +4,9 @@ Only kernels that XLA compiles on TensorFlow are shared out. One example at a ti
 compiled program serve every batch; on a CPU it is large enough.
 """
 
+import functools
+
+import keras
 from keras import ops
 
 from keras_sam.attention.request import Inputs
@@ -54,7 +57,11 @@ def _backward_by_heads(run):
             bias = None
         names = "query", "key", "value"
         joined = {name: _join([getattr(part, name) for part in parts]) for name in names}
-        return Inputs(**joined, bias=bias)
+        operands = functools.reduce(_add, [part.operands for part in parts])
+        sinks = None
+        if inputs.sinks is not None:
+            sinks = _join([part.sinks for part in parts])
+        return Inputs(**joined, bias=bias, operands=operands, sinks=sinks)
 
     return backward
 
@@ -70,7 +77,7 @@ def _shares_of_heads(inputs, constants, *of_rows):
                 return tensor
             return tensor[:, heads]
 
-        share = Inputs(*map(take, inputs[:4]))
+        share = Inputs(*map(take, inputs[:4]), inputs.operands, take(inputs.sinks))
         offset = constants.head_offset + ops.convert_to_tensor(first, "int32")
         mask = take(constants.mask)
         yield share, constants._replace(mask=mask, head_offset=offset), *map(take, of_rows)
@@ -108,7 +115,7 @@ def _backward_by_examples(run):
             names.append("bias")
         given = inputs._asdict()
         sums = {
-            name: ops.zeros_like(x) if name == "bias" else tuple(map(ops.zeros_like, x))
+            name: keras.tree.map_structure(ops.zeros_like, x)
             for name, x in given.items()
             if name not in names and x is not None
         }
@@ -140,8 +147,8 @@ def _example(index, inputs, constants, *of_rows):
         size = (1, *ops.shape(tensor)[1:])
         return ops.slice(tensor, (index, *[0] * (len(size) - 1)), size)
 
-    names = "mask", "key_mask", "query_mask"
-    masks = {name: take(getattr(constants, name)) for name in names}
-    constants = constants._replace(**masks, example_offset=index)
-    inputs = Inputs(*map(take, inputs[:4]), inputs.operands)
+    others = "seed", "example_offset", "head_offset"
+    parts = {n: take(x) for n, x in constants._asdict().items() if n not in others}
+    constants = constants._replace(**parts, example_offset=index)
+    inputs = Inputs(*map(take, inputs[:4]), inputs.operands, inputs.sinks)
     return inputs, constants, *map(take, of_rows)

@@ -153,13 +153,19 @@ def vjp(fn, inputs, upstream):
         inputs: The structure.
         upstream: The gradient of what `fn` returns, in the same structure.
     """
+    return value_and_vjp(fn, inputs)[1](upstream)
+
+
+def value_and_vjp(fn, inputs):
+    """Returns `fn(inputs)`, and a function of its gradient; see `vjp`."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        return _vjp_tensorflow(fn, inputs, upstream)
+        return _vjp_tensorflow(fn, inputs)
     if backend == "jax":
         import jax
 
-        return jax.vjp(fn, inputs)[1](upstream)[0]
+        output, pull_back = jax.vjp(fn, inputs)
+        return output, lambda upstream: pull_back(upstream)[0]
     import torch
 
     again = torch.is_grad_enabled()
@@ -172,31 +178,41 @@ def vjp(fn, inputs, upstream):
     with torch.enable_grad():
         inputs = keras.tree.map_structure(leaf, inputs)
         output = fn(inputs)
-    gradients = torch.autograd.grad(
-        keras.tree.flatten(output),
-        keras.tree.flatten(inputs),
-        keras.tree.flatten(upstream),
-        create_graph=again,
-        materialize_grads=True,
-    )
-    return keras.tree.pack_sequence_as(inputs, gradients)
+
+    def gradients(upstream):
+        found = torch.autograd.grad(
+            keras.tree.flatten(output),
+            keras.tree.flatten(inputs),
+            keras.tree.flatten(upstream),
+            create_graph=again,
+            materialize_grads=True,
+        )
+        return keras.tree.pack_sequence_as(inputs, found)
+
+    return output if again else keras.tree.map_structure(torch.detach, output), gradients
 
 
-def _vjp_tensorflow(fn, inputs, upstream):
+def _vjp_tensorflow(fn, inputs):
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         output = fn(inputs)
     sources = keras.tree.flatten(inputs)
-    found = tape.gradient(output, sources, upstream)
-    if sources and all(gradient is None for gradient in found):
-        # `tf.autodiff.ForwardAccumulator` records no tape while it differentiates a
-        # backward pass. Symbolic gradients need none.
-        found = _symbolic_gradients(fn, inputs, sources, upstream)
-    pairs = zip(found, sources, strict=True)
-    found = [tf.zeros_like(x) if gradient is None else gradient for gradient, x in pairs]
-    return keras.tree.pack_sequence_as(inputs, found)
+
+    def gradients(upstream):
+        found = tape.gradient(output, sources, upstream)
+        if sources and all(gradient is None for gradient in found):
+            # `tf.autodiff.ForwardAccumulator` records no tape while it differentiates a
+            # backward pass. Symbolic gradients need none.
+            found = _symbolic_gradients(fn, inputs, sources, upstream)
+        pairs = zip(found, sources, strict=True)
+        found = [
+            tf.zeros_like(x) if gradient is None else gradient for gradient, x in pairs
+        ]
+        return keras.tree.pack_sequence_as(inputs, found)
+
+    return output, gradients
 
 
 def _symbolic_gradients(fn, inputs, sources, upstream):

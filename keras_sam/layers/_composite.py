@@ -122,6 +122,8 @@ def own_score(score, dtype_policy):
     """
     if isinstance(score, str):
         return scores.get(score, dtype=dtype_policy)
+    if isinstance(score, list | tuple):
+        score = scores.get(score, dtype=dtype_policy)
     if isinstance(score, dict):
         # Built by the layer that owns it, its variables are named after that layer.
         return scores.get({**score, "build_config": None})

@@ -1,5 +1,6 @@
 """Padding masks, as Keras hands them over, and what lies behind them."""
 
+import keras
 from keras import ops
 from keras.src import backend
 
@@ -51,6 +52,34 @@ def pass_on(tensor, mask):
     """
     if mask is not None:
         backend.set_keras_mask(tensor, mask)
+
+
+def check_segments(layer, **segments):
+    """Refuses segments that are missing, not wanted, or not as many as positions.
+
+    Args:
+        layer: The layer, which has a `keras_sam.masks.Mask`, or None, for its `mask`.
+        **segments: By the name of an argument, the argument and its input.
+    """
+    needed = layer.mask is not None and layer.mask.needs_segments
+    where = f"{layer.__class__.__name__} {layer.name!r}"
+    for name, (given, tensor) in segments.items():
+        shape = tuple(tensor.shape[:-1])
+        if given is None and not needed:
+            continue
+        if not needed:
+            expected = "None where `mask` has no `keras_sam.masks.Segments()`"
+        else:
+            expected = f"integers of the shape {shape}"
+            fits = hasattr(given, "shape") and check.fits(given.shape, shape)
+            if fits and "int" in keras.backend.standardize_dtype(given.dtype):
+                continue
+        found = given
+        if hasattr(given, "shape"):
+            found = f"a tensor of dtype {given.dtype} and shape {tuple(given.shape)}"
+        raise ValueError(
+            f"`{name}` must be {expected}, in {where}. Received: {name}={found}"
+        )
 
 
 def without_padding(tensor, mask):

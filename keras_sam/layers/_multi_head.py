@@ -8,9 +8,11 @@ laid out as in `keras.layers.MultiHeadAttention` (and `GroupedQueryAttention`), 
 import keras
 from keras import ops
 
-from keras_sam import _initializers, normalizers, scores
+from keras_sam import _initializers, masks, normalizers, scores
 from keras_sam import _validation as check
 from keras_sam.attention import attend
+from keras_sam.attention.arguments import check_together
+from keras_sam.attention.positions import Positions
 from keras_sam.attention.recorded import to_record
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer, own_score
@@ -43,6 +45,7 @@ class ProjectedAttention(CompositeLayer):
         block_size="auto",
         seed=None,
         *,
+        mask=None,
         output_shape=None,
         attention_axes=None,
         use_gate=False,
@@ -69,6 +72,8 @@ class ProjectedAttention(CompositeLayer):
             )
         self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
+        check_together(self.score, self.normalizer, selective=False)
+        self.mask = masks.get(mask)
         self.causal = check.boolean("causal", causal)
         self.sliding_window = check.window("sliding_window", sliding_window)
         self.dropout = check.rate("dropout", dropout)
@@ -132,6 +137,11 @@ class ProjectedAttention(CompositeLayer):
                 (batch, self.num_heads, key_shape[1], key_dim),
             )
 
+    @property
+    def is_causal(self):
+        """Whether no position sees what comes after it."""
+        return Positions.of(self.mask, self.causal, self.sliding_window).reach()[1] == 0
+
     def _channels(self, query_shape):
         """The sizes that the output has instead of the channels."""
         if self._output_shape is None:
@@ -179,6 +189,8 @@ class ProjectedAttention(CompositeLayer):
         return_attention_scores,
         training,
         use_causal_mask,
+        query_segment_ids=None,
+        key_segment_ids=None,
         selective=False,
     ):
         """Projects `(B, ..., C)` tensors, attends, and projects the result back."""
@@ -223,6 +235,9 @@ class ProjectedAttention(CompositeLayer):
             key_mask=key_mask,
             query_mask=query_mask,
             bias=bias,
+            pattern=self.mask,
+            query_segment_ids=axes.flatten_mask(query_segment_ids),
+            key_segment_ids=key_axes.flatten_mask(key_segment_ids),
             causal=self.causal or bool(use_causal_mask),
             sliding_window=self.sliding_window,
             selective=selective,
@@ -279,6 +294,7 @@ class ProjectedAttention(CompositeLayer):
             "num_key_value_heads": self.num_key_value_heads,
             "score": scores.serialize(self.score),
             "normalizer": normalizers.serialize(self.normalizer),
+            "mask": masks.serialize(self.mask),
             "causal": self.causal,
             "sliding_window": self.sliding_window,
             "dropout": self.dropout,

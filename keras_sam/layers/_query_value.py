@@ -2,7 +2,7 @@
 
 from keras_sam import _validation as check
 from keras_sam.layers._composite import CompositeLayer
-from keras_sam.layers._masks import check_mask, keras_mask, pass_on
+from keras_sam.layers._masks import check_mask, check_segments, keras_mask, pass_on
 from keras_sam.normalizers.masking import both
 
 
@@ -28,6 +28,8 @@ class QueryValueAttention(CompositeLayer):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        query_segment_ids=None,
+        value_segment_ids=None,
     ):
         query_mask = keras_mask(query, query_mask, len(query.shape) - 1)
         value_mask = keras_mask(value, value_mask, len(value.shape) - 1)
@@ -36,6 +38,8 @@ class QueryValueAttention(CompositeLayer):
         masks = {"query": query_mask, "value": value_mask, "key": key_mask}
         pairs = {"attention_mask": attention_mask, "attention_bias": attention_bias}
         self._check_call(query, value, key, masks, pairs, use_causal_mask)
+        segments = {"query": query_segment_ids, "value": value_segment_ids}
+        self._check_segments(query, value, segments)
         outputs = self._attend(
             query,
             key,
@@ -45,6 +49,8 @@ class QueryValueAttention(CompositeLayer):
             return_attention_scores=return_attention_scores,
             training=training,
             use_causal_mask=use_causal_mask,
+            query_segment_ids=query_segment_ids,
+            key_segment_ids=value_segment_ids,
             **pairs,
         )
         pass_on(outputs[0] if return_attention_scores else outputs, query_mask)
@@ -63,11 +69,15 @@ class QueryValueAttention(CompositeLayer):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        query_segment_ids=None,
+        value_segment_ids=None,
     ):
         key = value if key is None else key
         masks = {"query": query_mask, "value": value_mask, "key": key_mask}
         pairs = {"attention_mask": attention_mask, "attention_bias": attention_bias}
         self._check_call(query, value, key, masks, pairs, use_causal_mask)
+        segments = {"query": query_segment_ids, "value": value_segment_ids}
+        self._check_segments(query, value, segments)
         outputs = self._output_specs(query, key, return_attention_scores, value)
         pass_on(outputs[0] if return_attention_scores else outputs, query_mask)
         return outputs
@@ -78,3 +88,8 @@ class QueryValueAttention(CompositeLayer):
         for name, tensor in {"query": query, "value": value, "key": key}.items():
             check_mask(self, f"{name}_mask", masks[name], tensor)
         self._check_pairs(query, value, **pairs)
+
+    def _check_segments(self, query, value, segments):
+        tensors = {"query": query, "value": value}
+        given = {f"{n}_segment_ids": (segments[n], x) for n, x in tensors.items()}
+        check_segments(self, **given)

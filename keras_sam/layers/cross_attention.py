@@ -48,6 +48,8 @@ class CrossAttention(ProjectedAttention, QueryValueAttention):
             normalized and masked, before dropout.
         training: Whether to apply dropout.
         use_causal_mask: True is `causal=True` in this call.
+        query_segment_ids, value_segment_ids: Integers `(B, T)` and `(B, S)`, for a mask
+            with `Segments()`: a row sees the keys of its own segment.
 
     Masking:
         As in `SelfAttention`. The mask of `query` is passed on.

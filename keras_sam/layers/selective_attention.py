@@ -187,6 +187,9 @@ class SelectiveAttention(CompositeLayer):
         else:
             score = "scaled_dot" if score is None else score
             self.score = own_score(score, self.dtype_policy)
+            if self.score.has_hooks:
+                expected = "a score without steps"
+                raise check.invalid("score", expected, score)
         self.normalizer = normalizers.get(normalizer)
         self.top_k = _check_top_k(top_k)
         self.pool = check.boolean("pool", pool)

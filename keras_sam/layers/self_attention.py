@@ -3,7 +3,8 @@
 import keras
 
 from keras_sam import _validation as check
-from keras_sam.layers._masks import check_mask, keras_mask
+from keras_sam.attention.arguments import check_together
+from keras_sam.layers._masks import check_mask, check_segments, keras_mask
 from keras_sam.layers._multi_head import ProjectedAttention
 
 
@@ -53,9 +54,11 @@ class SelfAttention(ProjectedAttention):
         normalizer: A name, `"softmax"`, `"sigmoid"`, `"hard_sigmoid"`, `"sparsemax"` or
             `"entmax"`, or an instance from `keras_sam.normalizers` or of your own
             registered class.
-        causal: Whether a position attends to itself and those before it only.
+        causal: Whether a position attends to itself and those before it only: short for
+            `mask=keras_sam.masks.Causal()`, beside any other mask.
         sliding_window: Attend only to positions less than this many away, before and
-            after (with `causal`: before). None is everywhere.
+            after (with `causal`: before): short for `mask=keras_sam.masks.Window(number)`.
+            None is everywhere.
         dropout: Share of the weights that are dropped in training, in [0, 1).
         use_bias: Whether the projections have biases.
         kernel_initializer: For the projections.
@@ -63,6 +66,9 @@ class SelfAttention(ProjectedAttention):
         block_size: How many query rows are computed at a time. `"auto"` chooses by the
             sizes; None is all at once, which keeps whole score matrices.
         seed: Seed of the dropout.
+        mask: A `keras_sam.masks.Mask`, such as `Causal() & (Window(256) | Global(16))`, or
+            None. What it masks costs no time, as far as whole tiles of rows and keys are
+            masked, and no matrix of pairs is made.
         selective: Whether there is selective masking, as above. `causal` must be True
             then. `sliding_window` changes nothing of `F`: who could select a key in the
             window of a row has it in its own.
@@ -88,6 +94,8 @@ class SelfAttention(ProjectedAttention):
             normalized and masked, before dropout.
         training: Whether to apply dropout.
         use_causal_mask: True is `causal=True` in this call.
+        segment_ids: Integers of the shape of `mask`, for a mask with `Segments()`: a
+            position then sees its own segment, such as one of several packed documents.
 
     Masking:
         Padding neither gives nor receives weight. A row with nothing to attend to has
@@ -149,6 +157,7 @@ class SelfAttention(ProjectedAttention):
         block_size="auto",
         seed=None,
         *,
+        mask=None,
         selective=False,
         output_shape=None,
         attention_axes=None,
@@ -175,6 +184,7 @@ class SelfAttention(ProjectedAttention):
             kernel_regularizer,
             block_size,
             seed,
+            mask=mask,
             output_shape=output_shape,
             attention_axes=attention_axes,
             use_gate=use_gate,
@@ -186,7 +196,8 @@ class SelfAttention(ProjectedAttention):
             **kwargs,
         )
         self.selective = check.boolean("selective", selective)
-        if selective and not self.causal:
+        check_together(self.score, self.normalizer, selective)
+        if selective and not self.is_causal:
             raise ValueError(
                 "`causal` must be True where `selective` is, because positions select "
                 "for those after them. Received: causal=False, selective=True"
@@ -227,9 +238,11 @@ class SelfAttention(ProjectedAttention):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        segment_ids=None,
     ):
         mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
         self._check_call(inputs, mask, attention_mask, attention_bias, use_causal_mask)
+        check_segments(self, segment_ids=(segment_ids, inputs))
         return self._attend(
             inputs,
             inputs,
@@ -241,6 +254,7 @@ class SelfAttention(ProjectedAttention):
             return_attention_scores=return_attention_scores,
             training=training,
             use_causal_mask=use_causal_mask,
+            query_segment_ids=segment_ids,
             selective=self.selective,
         )
 
@@ -253,9 +267,11 @@ class SelfAttention(ProjectedAttention):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        segment_ids=None,
     ):
         mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
         self._check_call(inputs, mask, attention_mask, attention_bias, use_causal_mask)
+        check_segments(self, segment_ids=(segment_ids, inputs))
         return self._output_specs(inputs, inputs, return_attention_scores)
 
     def compute_output_shape(self, input_shape):

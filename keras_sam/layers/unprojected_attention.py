@@ -4,8 +4,9 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
-from keras_sam import normalizers, scores
+from keras_sam import masks, normalizers, scores
 from keras_sam.attention import attend
+from keras_sam.attention.arguments import check_together
 from keras_sam.attention.recorded import to_record
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._calls import three_shapes
@@ -36,6 +37,7 @@ class UnprojectedAttention(QueryValueAttention):
         dropout: Share of the weights that are dropped in training, in [0, 1).
         block_size: See `SelfAttention`.
         seed: Seed of the dropout.
+        mask: A `keras_sam.masks.Mask`, or None; see `SelfAttention`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:
@@ -53,6 +55,8 @@ class UnprojectedAttention(QueryValueAttention):
             normalized and masked, before dropout.
         training: Whether to apply dropout.
         use_causal_mask: True is `causal=True` in this call.
+        query_segment_ids, value_segment_ids: Integers `(B, ..., T)` and `(B, ..., S)`, for
+            a mask with `Segments()`: a row sees the keys of its own segment.
 
     Masking:
         As in `SelfAttention`: a row of padding, and one with nothing to attend to, is
@@ -87,12 +91,16 @@ class UnprojectedAttention(QueryValueAttention):
         dropout=0.0,
         block_size="auto",
         seed=None,
+        *,
+        mask=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.mask = masks.get(mask)
         self.supports_masking = True
         self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
+        check_together(self.score, self.normalizer, selective=False)
         self.causal = check.boolean("causal", causal)
         self.sliding_window = check.window("sliding_window", sliding_window)
         self.dropout = check.rate("dropout", dropout)
@@ -121,6 +129,8 @@ class UnprojectedAttention(QueryValueAttention):
         return_attention_scores,
         training,
         use_causal_mask,
+        query_segment_ids,
+        key_segment_ids,
     ):
         # Columns of a table may be integers.
         query, key, value = (ops.cast(x, self.compute_dtype) for x in (query, key, value))
@@ -140,6 +150,9 @@ class UnprojectedAttention(QueryValueAttention):
             key_mask=key_axes.flatten_mask(key_mask),
             query_mask=axes.flatten_mask(query_mask),
             bias=pairs.flatten(_with_head(attention_bias), query, key),
+            pattern=self.mask,
+            query_segment_ids=axes.flatten_mask(query_segment_ids),
+            key_segment_ids=key_axes.flatten_mask(key_segment_ids),
             causal=self.causal or bool(use_causal_mask),
             sliding_window=self.sliding_window,
             dropout=dropout,
@@ -210,6 +223,7 @@ class UnprojectedAttention(QueryValueAttention):
             **super().get_config(),
             "score": scores.serialize(self.score),
             "normalizer": normalizers.serialize(self.normalizer),
+            "mask": masks.serialize(self.mask),
             "causal": self.causal,
             "sliding_window": self.sliding_window,
             "dropout": self.dropout,

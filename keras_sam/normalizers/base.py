@@ -10,6 +10,9 @@ class Normalizer:
     with Keras, and has `get_config` and `from_config` can serve as a normalizer.
     """
 
+    # Whether the weights of a row share a sum, of which a sink can take a part.
+    shares_a_sum = True
+
     def __call__(self, scores):
         """Returns the weights of `scores`, each row of the last axis by itself."""
         raise NotImplementedError

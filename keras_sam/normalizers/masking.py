@@ -13,7 +13,7 @@ MASKING_BIAS = MASKED / 2
 FLOAT16_MAX = 65504.0
 
 
-def attention_weights(scores, normalizer, mask=None, bias=None, dtype=None):
+def attention_weights(scores, normalizer, mask=None, bias=None, dtype=None, sinks=None):
     """Normalizes each row of `scores` over the keys that `mask` allows.
 
     Normalizing happens in float32 or wider and is cast back. Multiplying by the mask
@@ -26,6 +26,8 @@ def attention_weights(scores, normalizer, mask=None, bias=None, dtype=None):
         bias: Float tensor that broadcasts to `scores`, added before masking. Where it is
             minus infinity, or -1e9, it masks.
         dtype: The dtype of the weights, that of `scores` if None.
+        sinks: A score for each row, of a shape that broadcasts to `(..., T, 1)`, which is
+            normalized with it and left out of the weights; or None.
 
     Returns:
         The weights, `(..., T, S)`.
@@ -33,11 +35,24 @@ def attention_weights(scores, normalizer, mask=None, bias=None, dtype=None):
     dtype = dtype or keras.backend.standardize_dtype(scores.dtype)
     scores = wide_scores(scores, bias)
     mask = both(mask, unmasked(bias))
+    if sinks is not None:
+        normalizer = _with_sinks(normalizer, sinks)
     if mask is None:
         return ops.cast(normalizer(scores), dtype)
     scores = ops.where(mask, scores, ops.cast(MASKED, scores.dtype))
     weights = normalizer(scores)
     return ops.cast(ops.where(mask, weights, ops.zeros_like(weights)), dtype)
+
+
+def _with_sinks(normalizer, sinks):
+    """Returns a normalizer of rows that have one more score each."""
+
+    def normalize(scores):
+        shape = (*ops.shape(scores)[:-1], 1)
+        column = ops.broadcast_to(ops.cast(sinks, scores.dtype), shape)
+        return normalizer(ops.concatenate([column, scores], axis=-1))[..., 1:]
+
+    return normalize
 
 
 def wide_scores(scores, bias=None):

@@ -1,6 +1,7 @@
 """Sigmoid, and its approximation by three straight lines."""
 
 import dataclasses
+from typing import ClassVar
 
 import keras
 from keras import ops
@@ -46,6 +47,7 @@ class Sigmoid(Normalizer):
     """
 
     bias: float | str | None = None
+    shares_a_sum: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.bias is None or self.bias == "-log(length)":
@@ -91,6 +93,8 @@ class HardSigmoid(Normalizer):
 
     Reference: [Howard et al. 2019](https://arxiv.org/abs/1905.02244), section 5.2.
     """
+
+    shares_a_sum: ClassVar[bool] = False
 
     def __call__(self, scores):
         # PyTorch cannot differentiate its own function twice.

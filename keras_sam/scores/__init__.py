@@ -6,6 +6,9 @@ queries and keys; `compare` runs for every slab of query rows and makes the scor
 nothing and `compare` is the dot product, which is what all scores here but `Additive`
 and `TanhSum` end in. The law: row `i` of the scores depends on row `i` of the query only.
 
+Steps stand in a list with a score: `[QKNorm(), Rotary(), "scaled_dot", SoftCap(50.0)]`.
+They change queries and keys by their positions, or scores; see `Chain`.
+
 Weights are learned for each head, by which a score means: for each combination of the
 axes between the batch and the rows.
 """
@@ -14,7 +17,16 @@ from keras_sam import _strategies
 from keras_sam.scores.additive import Additive
 from keras_sam.scores.base import Score
 from keras_sam.scores.bilinear import Bilinear, LowRankBilinear
+from keras_sam.scores.chain import Chain
 from keras_sam.scores.dot import Cosine, Dot, ScaledDot
+from keras_sam.scores.steps.alibi import ALiBi
+from keras_sam.scores.steps.grid_bias import GridBias
+from keras_sam.scores.steps.qk_norm import QKNorm
+from keras_sam.scores.steps.relative_bias import RelativeBias, T5Bias
+from keras_sam.scores.steps.rotary import Rotary
+from keras_sam.scores.steps.scaling import Linear, Llama3, YaRN
+from keras_sam.scores.steps.sinks import Sinks
+from keras_sam.scores.steps.soft_cap import SoftCap
 from keras_sam.scores.tanh_sum import TanhSum
 
 _strategies_by_name = _strategies.Strategies(
@@ -29,19 +41,55 @@ _strategies_by_name = _strategies.Strategies(
         "low_rank_bilinear": LowRankBilinear,
     },
 )
-get = _strategies_by_name.get
 serialize = _strategies_by_name.serialize
 deserialize = _strategies_by_name.deserialize
 
+
+def get(identifier, **kwargs):
+    """Returns the score that `identifier` stands for.
+
+    Args:
+        identifier: A known name, an instance, a serialized instance, or a list of one
+            score and steps.
+        **kwargs: Passed on to the constructor of each that is a name.
+    """
+    if isinstance(identifier, list | tuple):
+        steps = [
+            _get(each, **kwargs if isinstance(each, str) else {}) for each in identifier
+        ]
+        return Chain(steps, **kwargs)
+    score = _get(identifier, **kwargs)
+    if score.is_step:
+        raise ValueError(
+            "`score` must be a score, or a list of one and of steps. "
+            f"Received: score={score!r}, which is a step"
+        )
+    return score
+
+
+_get = _strategies_by_name.get
+
 __all__ = [
+    "ALiBi",
     "Additive",
     "Bilinear",
+    "Chain",
     "Cosine",
     "Dot",
+    "GridBias",
+    "Linear",
+    "Llama3",
     "LowRankBilinear",
+    "QKNorm",
+    "RelativeBias",
+    "Rotary",
     "ScaledDot",
     "Score",
+    "Sinks",
+    "SoftCap",
+    "T5Bias",
     "TanhSum",
+    "YaRN",
     "deserialize",
     "get",
     "serialize",

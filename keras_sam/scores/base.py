@@ -1,27 +1,36 @@
 """What all scores have in common."""
 
-import collections
 import math
-import weakref
 
 import keras
 from keras import ops
+from keras.src.backend.common.variables import AutocastScope
 
 from keras_sam import _initializers
 from keras_sam import _validation as check
 from keras_sam.backend.portable import is_portable
 from keras_sam.backend.precision import matmul
+from keras_sam.scores.pure import DotProduct, Modification, PureCompare, PureModify
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class Score(keras.layers.Layer):
-    """Base class of all scores: `compare(project(query, key))`.
+    """Base class of all scores, and of steps before and after them.
+
+    ::
+
+        query, key = encode(query, key, positions)       before keys are cached
+        scores = compare(project(query, key))
+        scores = modify(scores, pairs)                   before biases and masks
 
     Override `project`, `compare` or both, and `build(query_shape, key_shape)` if there
     are weights. What overrides `project` alone keeps the fastest kernel, because it
-    still ends in a dot product. Arguments of the constructor that are numbers, strings,
-    booleans or None need no `get_config`. Register your class with
-    `keras.saving.register_keras_serializable`, so that models with it load.
+    still ends in a dot product. What overrides only `encode`, `modify` or `sinks` is a
+    step, and stands in a list with one score; see `keras_sam.scores.Chain`.
+
+    Arguments of the constructor that are numbers, strings, booleans or None need no
+    `get_config`. Register your class with `keras.saving.register_keras_serializable`, so
+    that models with it load.
 
     Call arguments:
         query: Tensor `(..., T, D)`.
@@ -44,6 +53,9 @@ class Score(keras.layers.Layer):
     TensorShape([1, 3, 4])
     """
 
+    # What a list of steps may have one of only, in words, or None.
+    role = None
+
     def __new__(cls, *args, **kwargs):
         # Keras derives a configuration from the arguments of a constructor, but not from
         # a dtype policy, which `get_config` knows anyway.
@@ -65,6 +77,17 @@ class Score(keras.layers.Layer):
             for each in (*self._trainable_variables, *sublayers):
                 each.trainable = False
 
+    def encode(self, query, key, query_positions, key_positions):
+        """Transforms queries and keys by their positions, before keys are cached.
+
+        Args:
+            query: Float tensor `(B, H, T, D)`.
+            key: Float tensor `(B, key heads, S, D)`; a group of query heads may share one.
+            query_positions: Integer tensor `(B or 1, T)`.
+            key_positions: Integer tensor `(B or 1, S)`.
+        """
+        return query, key
+
     def project(self, query, key):
         """Transforms all queries and keys, once a call."""
         return query, key
@@ -72,6 +95,20 @@ class Score(keras.layers.Layer):
     def compare(self, query, key):
         """Scores every pair of a projected query and a projected key."""
         return matmul(query, ops.swapaxes(key, -1, -2))
+
+    def modify(self, scores, pairs):
+        """Returns other scores, of some pairs.
+
+        Args:
+            scores: Float tensor `(B, H, T, S)`, of float32 or wider. Kernels hand over
+                those of some rows and keys at a time.
+            pairs: `keras_sam.masks.Pairs`, whose tensors broadcast to the scores.
+        """
+        return scores
+
+    def sinks(self):
+        """Returns a score for each head, `(H,)`, that takes weight and has no value."""
+        return None
 
     def call(self, query, key, projected=False):
         if not projected:
@@ -92,6 +129,35 @@ class Score(keras.layers.Layer):
         """Whether `compare` is the plain dot product, which has a fast kernel."""
         return type(self).compare is Score.compare
 
+    @property
+    def has_sinks(self):
+        """Whether `sinks` returns scores."""
+        return self._overrides("sinks")
+
+    @property
+    def is_step(self):
+        """Whether it only adds to another score."""
+        return not self._overrides("project", "compare") and self._overrides(
+            "encode", "modify", "sinks"
+        )
+
+    def _overrides(self, *names):
+        return any(getattr(type(self), n) is not getattr(Score, n) for n in names)
+
+    @property
+    def encodes(self):
+        """Whether `encode` does something."""
+        return self._overrides("encode")
+
+    @property
+    def has_hooks(self):
+        """Whether it does more than to compare."""
+        return self.encodes or self.has_sinks or bool(self.modifiers())
+
+    def modifiers(self):
+        """Returns the scores whose `modify` does something, in order."""
+        return [self] if self._overrides("modify") else []
+
     def as_function(self):
         """Returns `compare` as a pure function of weights, and the weights.
 
@@ -102,7 +168,23 @@ class Score(keras.layers.Layer):
         if self.is_dot_product:
             return DotProduct(), ()
         weights = (*self.trainable_variables, *self.non_trainable_variables)
-        return _PureCompare(self), tuple(ops.convert_to_tensor(v.value) for v in weights)
+        return PureCompare(self), tuple(ops.convert_to_tensor(v.value) for v in weights)
+
+    def as_modification(self, skip):
+        """Returns all of `modify` as a pure function of weights, or None, and the weights.
+
+        The function takes `(weights, scores, pairs)`.
+
+        Args:
+            skip: The number of weights that come before its own when it is called.
+        """
+        pure = [PureModify(step) for step in self.modifiers()]
+        if not pure:
+            return None, ()
+        weights = [v for step in self.modifiers() for v in step.variables]
+        with AutocastScope(None):
+            operands = tuple(ops.convert_to_tensor(v.value) for v in weights)
+        return Modification(tuple(pure), skip), operands
 
 
 def heads_of(shape):
@@ -145,66 +227,3 @@ def transform(tensor, kernel):
     tensor = ops.reshape(ops.swapaxes(tensor, 0, 1), (heads, -1, width))
     product = ops.reshape(matmul(tensor, kernel), (heads, batch, rows, units))
     return ops.swapaxes(product, 0, 1)
-
-
-class DotProduct:
-    """The dot product as a pure function; all of them are equal."""
-
-    is_dot_product = True
-
-    def __call__(self, weights, query, key):
-        return matmul(query, ops.swapaxes(key, -1, -2))
-
-    def __eq__(self, other):
-        return type(other) is DotProduct
-
-    def __hash__(self):
-        return hash(DotProduct)
-
-    def without_weights(self):
-        """Returns itself: it refers to no layer."""
-        return self
-
-
-# Scores that are alive, by what makes two of them equal.
-_ALIVE = collections.defaultdict(weakref.WeakSet)
-
-
-class _PureCompare:
-    """A score's `compare` with its weights as an argument; see `Score.as_function`."""
-
-    is_dot_product = False
-
-    def __init__(self, score):
-        config = keras.saving.serialize_keras_object(score)
-        config["config"] = {**config["config"], "name": None}
-        config["build_config"] = None
-        shapes = [(v.shape, v.trainable) for v in score.variables]
-        self._identity = (type(score), repr((config, shapes)))
-        self._score = score
-        _ALIVE[self._identity].add(score)
-
-    def __call__(self, weights, query, key):
-        score = self._score
-        if score is None:
-            score = next(iter(_ALIVE[self._identity]))
-        split = len(score.trainable_variables)
-        return score.stateless_call(
-            weights[:split], weights[split:], query, key, projected=True
-        )[0]
-
-    def without_weights(self):
-        """Returns an equal function that does not keep the score, and so its layer, alive.
-
-        A compiled kernel lives as long as the process. When it is traced, some equal
-        score is being called, and so is alive.
-        """
-        other = object.__new__(_PureCompare)
-        other._identity, other._score = self._identity, None
-        return other
-
-    def __eq__(self, other):
-        return type(other) is _PureCompare and other._identity == self._identity
-
-    def __hash__(self):
-        return hash(self._identity)
