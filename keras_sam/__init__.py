@@ -6,10 +6,10 @@ from keras_sam import _startup
 from keras_sam._version import __version__
 
 if not _startup.runs("keras_sam.darknet"):  # a command imports only what it needs
-    from keras_sam import darknet, layers, normalizers, scores
+    from keras_sam import darknet, distribution, layers, normalizers, scores
     from keras_sam.attention import attend
     from keras_sam.convert import convert
-    from keras_sam.export import export_litert, export_saved_model
+    from keras_sam.export import export_litert, export_onnx, export_saved_model
     from keras_sam.layers import (
         CBAM,
         ChannelAttention,
@@ -40,7 +40,9 @@ __all__ = [
     "callbacks",
     "convert",
     "darknet",
+    "distribution",
     "export_litert",
+    "export_onnx",
     "export_saved_model",
     "layers",
     "normalizers",

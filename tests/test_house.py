@@ -36,6 +36,7 @@ LEVELS = {
     "keras_sam.addons": 5,
     "keras_sam.convert": 5,
     "keras_sam.export": 5,
+    "keras_sam.distribution": 5,
     "keras_sam.layers": 4,
     "keras_sam.attention": 3,
     "keras_sam.gates": 3,
@@ -55,6 +56,7 @@ MAY_IMPORT_TENSORFLOW = {
     "keras_sam/backend/xla.py": "compiles kernels with XLA, on that backend only",
     "keras_sam/backend/cores.py": "asks for the number of threads, on that backend only",
     "keras_sam/backend/loops.py": "stacks the rounds of loops, on that backend only",
+    "keras_sam/backend/processes.py": "asks JAX for the number of this process",
     "keras_sam/backend/derivatives.py": "differentiates, with the backend's own means",
 }
 

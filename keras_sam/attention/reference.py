@@ -69,7 +69,8 @@ def weigh(inputs, constants, request):
     mask = pair_mask(constants, request, ops.shape(query)[-2], ops.shape(key)[-2])
     scores = request.score(operands, query, key)
     if request.selective:
-        positions = ops.arange(ops.shape(query)[-2]), ops.arange(ops.shape(key)[-2])
+        rows, keys = ops.shape(query)[-2], ops.shape(key)[-2]
+        positions = ops.arange(0, rows), ops.arange(0, keys)
         logits = wide_scores(scores[:, :1], first_head(bias))
         selectable = selectable_keys(ops.shape(key)[-2], constants.key_mask)
         selected = select(logits, mask, selectable, *positions)
@@ -87,7 +88,7 @@ def pair_mask(constants, request, rows, keys):
         mask = both(mask, ops.expand_dims(constants.key_mask, (1, 2)))
     if constants.query_mask is not None:
         mask = both(mask, ops.expand_dims(constants.query_mask, (1, 3)))
-    return both(mask, request.positions.allowed(ops.arange(rows), ops.arange(keys)))
+    return both(mask, request.positions.allowed(ops.arange(0, rows), ops.arange(0, keys)))
 
 
 def all_dropout_factors(constants, request, shape):

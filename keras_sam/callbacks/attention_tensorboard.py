@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_sam import _validation as check
+from keras_sam.backend.processes import is_first_process
 from keras_sam.callbacks import _heatmaps, _overlays, _summaries
 from keras_sam.callbacks._kinds import KINDS
 from keras_sam.callbacks._statistics import MEANINGS, summarize
@@ -205,7 +206,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
             listed = ", ".join(map(repr, maps)) or "none"
             error = ValueError(f"the model calls no such layer, but {listed}")
             failed(f"the tokens of the layer {path!r}", error)
-        if values:
+        if values and is_first_process():
             self._file = _summaries.EventFile.open(self._directory, self)
             self._file.write(values, step)
 

@@ -26,7 +26,7 @@ from keras import ops
 
 from keras_sam import _validation
 from keras_sam.backend.derivatives import with_gradient
-from keras_sam.backend.precision import maximum, wide
+from keras_sam.backend.precision import log1p, maximum, wide
 from keras_sam.normalizers.base import Normalizer
 from keras_sam.normalizers.softmax import softmax
 
@@ -224,7 +224,7 @@ def _log_ratio(scores, peak, alpha):
     inside = ratio > -1.0
     # The second `where` keeps the infinite slope at the edge out of the gradient.
     ratio = ops.where(inside, ratio, ops.zeros_like(ratio))
-    return inside, ops.log1p(ratio) / power
+    return inside, log1p(ratio) / power
 
 
 def _total(scores, peak, alpha):

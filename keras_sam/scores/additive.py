@@ -23,7 +23,7 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam.backend.derivatives import vjp, with_gradient
-from keras_sam.backend.portable import is_portable
+from keras_sam.backend.portable import is_portable, target
 from keras_sam.backend.precision import matmul, minimum, wide
 from keras_sam.backend.reductions import fused_sum
 from keras_sam.scores.base import Score, add_kernel, heads_of, transform
@@ -97,7 +97,7 @@ class Additive(Score):
         self.vector = add_kernel(self, "vector", heads, units, 1)
 
     def project(self, query, key):
-        if is_portable() and query.shape[1:-2] == (1,):
+        if target() == "litert" and query.shape[1:-2] == (1,):
             raise ValueError(
                 "`score` must not be additive with one head in a model for LiteRT, whose "
                 "runtime (2.3) computes it wrongly. Received: score="
@@ -151,7 +151,7 @@ def _fill_up(tensor):
 
 def _plain(query, key, vector):
     """The formula, with its whole hidden layer."""
-    if is_portable() and len(query.shape) == 4:
+    if target() == "litert" and len(query.shape) == 4:
         return _in_four_axes(query, key, vector)
     hidden = ops.tanh(ops.expand_dims(query, -2) + ops.expand_dims(key, -3))
     vector = ops.expand_dims(vector, (-3, -1))

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_sam import _initializers
-from keras_sam.backend.portable import is_portable
+from keras_sam.backend.portable import target
 from keras_sam.backend.precision import matmul
 
 
@@ -129,7 +129,7 @@ def add_kernel(score, name, heads, rows, columns):
 def transform(tensor, kernel):
     """Returns `(B, *heads, T, D)` times `(*heads, D, units)`."""
     kernel = ops.cast(kernel, tensor.dtype)
-    if not is_portable() or len(tensor.shape) != 4 or kernel.shape[0] == 1:
+    if target() != "litert" or len(tensor.shape) != 4 or kernel.shape[0] == 1:
         return matmul(tensor, kernel)
     # LiteRT (2.3) multiplies a batch of matrices and one that has none wrongly.
     heads, width, units = kernel.shape
