@@ -6,6 +6,7 @@ from keras_sam import _startup
 from keras_sam._version import __version__
 
 if not _startup.runs("keras_sam.darknet"):  # a command imports only what it needs
+    _startup.check_backend()
     from keras_sam import darknet, distribution, layers, normalizers, scores
     from keras_sam.attention import attend
     from keras_sam.convert import convert

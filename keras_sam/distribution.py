@@ -47,9 +47,12 @@ def layout_map(device_mesh, axis="model"):
         expected = f"one of the axes of `device_mesh`, {device_mesh.axis_names}"
         raise check.invalid("axis", expected, axis)
     layouts = keras.distribution.LayoutMap(device_mesh)
-    layouts[rf"(^|/)({PROJECTIONS})/kernel$"] = (None, axis, None)
-    layouts[rf"(^|/)({PROJECTIONS})/bias$"] = (axis, None)
-    layouts[r"(^|/)attention_output/kernel$"] = (axis, None, None)
-    layouts[rf"(^|/)({SCORES})(_\d+)?/\w+$"] = (axis, None, None)
-    layouts[r"(^|/)context_vector$"] = (axis, None)
+    for pattern, layout in {
+        rf"({PROJECTIONS})/kernel": (None, axis, None),
+        rf"({PROJECTIONS})/bias": (axis, None),
+        r"attention_output/kernel": (axis, None, None),
+        rf"({SCORES})(_\d+)?/\w+": (axis, None, None),
+        r"context_vector": (axis, None),
+    }.items():
+        layouts[rf"^(.*/)?{pattern}$"] = layout
     return layouts

@@ -82,8 +82,7 @@ def export_litert(model, filepath, input_signature=None):
 
     Raises:
         ValueError: If the model is not built or cannot tell its inputs, if the file has
-            another name, if the backend is not TensorFlow, or for additive scores with
-            one head, which LiteRT computes wrongly. Nothing is written then.
+            another name, or if the backend is not TensorFlow. Nothing is written then.
 
     Example:
 

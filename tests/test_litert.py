@@ -39,13 +39,7 @@ def test_an_embedding_with_a_mask(unknown, tmp_path):
     assert_rounded_alike(runtimes.LiteRt(path)([words])[0], numpy(model(words)))
 
 
-def additive_with_one_head():
-    layer = SelectiveAttention(relation="self", score="additive")
-    return keras.Sequential([keras.Input((5, 8)), layer])
-
-
 REFUSED = {
-    "additive, one head": (additive_with_one_head(), "model.tflite", "`score` must not"),
     "no model": (keras.layers.Dense(3), "model.tflite", "`model` must be a built"),
     "not built": (keras.Sequential(), "model.tflite", "`model` must be a built"),
     "another name": (None, "model.onnx", "`filepath` must end in .tflite"),

@@ -97,12 +97,6 @@ class Additive(Score):
         self.vector = add_kernel(self, "vector", heads, units, 1)
 
     def project(self, query, key):
-        if target() == "litert" and query.shape[1:-2] == (1,):
-            raise ValueError(
-                "`score` must not be additive with one head in a model for LiteRT, whose "
-                "runtime (2.3) computes it wrongly. Received: score="
-                f"{self!r}, query.shape={tuple(query.shape)}"
-            )
         query = transform(query, self.query_kernel)
         if self.bias is not None:
             query = ops.add(query, ops.cast(self.bias, query.dtype))
