@@ -7,7 +7,9 @@ cell of it with what they find. So a cell cannot promise more, or less, than is 
 import functools
 import importlib.util
 import pathlib
+import shutil
 import tempfile
+import weakref
 
 import keras
 import numpy as np
@@ -208,14 +210,20 @@ def sample(group, row, unknown):
     return Sample(cases, unknown)
 
 
-@functools.lru_cache(maxsize=4)  # ONNX Runtime and OpenVINO run the same files
-def exported(export, ending, group, row, unknown):
-    """The path of a converted `sample`, and the folder that goes when it is forgotten."""
-    folder = tempfile.TemporaryDirectory()
-    path = pathlib.Path(folder.name) / f"model{ending}"
-    one = sample(group, row, unknown)
-    export(one.model, path, [one.signature])
-    return path, folder
+class Exported:
+    """A converted `sample`, whose file at `path` goes when this is forgotten."""
+
+    def __init__(self, export, ending, group, row, unknown):
+        # A `TemporaryDirectory` warns when it goes by itself.
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder)
+        self.path = pathlib.Path(folder) / f"model{ending}"
+        one = sample(group, row, unknown)
+        export(one.model, self.path, [one.signature])
+
+
+# ONNX Runtime and OpenVINO run the same files.
+exported = functools.lru_cache(maxsize=4)(Exported)
 
 
 def verdicts(runtime, group):
@@ -228,9 +236,8 @@ def verdicts(runtime, group):
 
     def check(rows, unknown, whole):
         row = None if whole else rows[0]
-        path, folder = exported(runtime.export, runtime.ending, group, row, unknown)
-        errors = iter(sample(group, row, unknown).errors(runtime(path)))
-        del folder
+        file = exported(runtime.export, runtime.ending, group, row, unknown)
+        errors = iter(sample(group, row, unknown).errors(runtime(file.path)))
         for name in rows:
             worst = max(next(errors) for _ in GROUPS[group][name])
             if not worst <= ROUNDINGS:

@@ -131,7 +131,7 @@ def additive_scores(query, key, vector):
     vector = ops.broadcast_to(ops.cast(vector, dtype), shape)
     tensors = [ops.cast(query, dtype), ops.cast(key, dtype), vector]
     hidden = math.prod(n or math.inf for n in (*query.shape, key.shape[-2]))
-    if hidden <= FEW_HIDDEN or is_portable():
+    if is_portable() or hidden <= FEW_HIDDEN:
         return ops.cast(_plain(*tensors), given)
     return ops.cast(_unit_by_unit([*map(_fill_up, tensors)], ())[0], given)
 
