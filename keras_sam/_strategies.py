@@ -9,6 +9,26 @@ import inspect
 
 import keras
 
+_DEEPEST = 64  # dictionaries and lists within each other
+
+
+def refuse_deep(name, config):
+    """Refuses configurations that are nested more deeply than Python can follow."""
+    level = [config]
+    for _ in range(_DEEPEST):
+        level = [
+            value
+            for each in level
+            for value in (each.values() if isinstance(each, dict) else each)
+            if isinstance(value, dict | list | tuple)
+        ]
+        if not level:
+            return
+    raise ValueError(
+        f"`{name}` must be nested at most {_DEEPEST} levels deep. Received: {name} with a "
+        "configuration that is nested more deeply"
+    )
+
 
 class Strategies:
     """The known strategies of one kind, by name.
@@ -49,6 +69,7 @@ class Strategies:
 
     def deserialize(self, config):
         """Returns the strategy that `serialize` made `config` from."""
+        refuse_deep(self.argument, config)
         strategy = keras.saving.deserialize_keras_object(config)
         self._refuse_unsavable(strategy)
         return strategy

@@ -5,7 +5,14 @@ Every message names the argument, says what was expected and shows what came::
     `num_heads` must be a positive integer. Received: num_heads=0
 """
 
+import math
 import numbers
+
+# The largest sizes that a layer takes. A configuration may come from a stranger: what is
+# larger is refused before any memory is taken for it.
+LARGEST_SIZE = 2**20  # heads, units, channels, ranks
+LARGEST_WEIGHT = 2**28  # numbers in one weight, a gigabyte in float32
+LARGEST_INT32 = 2**31 - 1  # lengths: positions are int32
 
 
 def invalid(name, expected, value):
@@ -18,14 +25,30 @@ def is_integer(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def positive_integer(name, value, optional=False):
+def positive_integer(name, value, optional=False, most=LARGEST_SIZE):
     """Returns `value` as an `int`, or raises."""
     if optional and value is None:
         return None
+    expected = "a positive integer" + (" or None" if optional else "")
     if not is_integer(value) or value < 1:
-        expected = "a positive integer" + (" or None" if optional else "")
         raise invalid(name, expected, value)
+    if value > most:
+        raise invalid(name, f"{expected}, at most {most}", value)
     return int(value)
+
+
+def weight_shape(names, shape):
+    """Raises if a weight of this shape is too large; `names` are its arguments."""
+    if math.prod(shape) > LARGEST_WEIGHT:
+        raise ValueError(
+            f"{names} must not make a weight of more than {LARGEST_WEIGHT} numbers. "
+            f"Received: a weight of shape {tuple(shape)}"
+        )
+
+
+def window(name, value):
+    """Returns how many keys a row sees, as an `int` or None, or raises."""
+    return positive_integer(name, value, optional=True, most=LARGEST_INT32)
 
 
 def integer(name, value, optional=False):
@@ -43,10 +66,12 @@ def integers(name, value, positive=False):
     if value is None:
         return None
     values = value if isinstance(value, list | tuple) else (value,)
-    fine = all(is_integer(size) and (size > 0 or not positive) for size in values)
+    least = 1 if positive else -LARGEST_SIZE
+    fine = all(is_integer(size) and least <= size <= LARGEST_SIZE for size in values)
     if not fine or not 1 <= len(values) <= 3:
         kind = "a positive integer" if positive else "an integer"
-        raise invalid(name, f"{kind}, a tuple of one to three, or None", value)
+        expected = f"{kind}, a tuple of one to three, or None (at most {LARGEST_SIZE})"
+        raise invalid(name, expected, value)
     values = tuple(int(size) for size in values)
     return values if isinstance(value, list | tuple) else values[0]
 
@@ -57,7 +82,7 @@ def block_size(name, value):
         return value
     if not is_integer(value) or value < 1:
         raise invalid(name, 'a positive integer, "auto" or None', value)
-    return int(value)
+    return min(int(value), LARGEST_INT32)
 
 
 def number(name, value, expected="a number"):

@@ -12,6 +12,7 @@ from keras_sam.layers._composite import CompositeLayer
 from keras_sam.layers._masks import keras_mask
 from keras_sam.recording import AttentionDetails, is_recording, record
 
+_LARGEST_REACH = 4096
 _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
 
 
@@ -58,8 +59,12 @@ class Gate(CompositeLayer):
 
     def _record(self, weights, inputs):
         if is_recording():
-            grid = self._grid(inputs.shape)
-            record(self, weights, AttentionDetails(self.kind, grid, grid))
+            record(self, weights, self._details(inputs.shape))
+
+    def _details(self, shape):
+        """What the weights are, for inputs of this shape."""
+        grid = self._grid(shape)
+        return AttentionDetails(self.kind, grid, grid)
 
     def compute_output_spec(
         self, inputs, mask=None, return_attention_scores=False, training=None
@@ -170,10 +175,14 @@ class ConvolutionalGate(Gate):
     def _build_convolution(self, input_shape, channels, filters):
         """Builds the convolution over `channels`, and what follows it."""
         _, grid = self._check_inputs(input_shape)
+        sizes = self._for_each("kernel_size", grid)
+        rates = self._for_each("dilation_rate", grid)
+        self._check_reach(sizes, rates)
+        check.weight_shape("`kernel_size`", (*sizes, channels, filters))
         self.convolution = _CONVOLUTIONS[len(grid)](
             filters,
-            self._for_each("kernel_size", grid),
-            dilation_rate=self._for_each("dilation_rate", grid),
+            sizes,
+            dilation_rate=rates,
             padding="same",
             data_format="channels_last",  # of the pooled maps, whatever the features have
             use_bias=self.use_bias,
@@ -190,6 +199,17 @@ class ConvolutionalGate(Gate):
                 momentum=0.99, epsilon=1e-5, dtype=self.dtype_policy, name="batch_norm"
             )
             self.batch_norm.build((None, *grid, filters))
+
+    def _check_reach(self, sizes, rates):
+        """Refuses convolutions that reach further than any feature map is wide."""
+        reach = [(size - 1) * rate + 1 for size, rate in zip(sizes, rates, strict=True)]
+        if max(reach) > _LARGEST_REACH:
+            raise ValueError(
+                "`kernel_size` and `dilation_rate` must reach over at most "
+                f"{_LARGEST_REACH} positions, in {self.__class__.__name__} {self.name!r}. "
+                f"Received: kernel_size={self.kernel_size}, "
+                f"dilation_rate={self.dilation_rate}"
+            )
 
     def _normalize_batch(self, scores, mask, training):
         if self.batch_norm is None:

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_sam import _initializers
+from keras_sam import _validation as check
 from keras_sam.backend.portable import target
 from keras_sam.backend.precision import matmul
 
@@ -111,6 +112,7 @@ def heads_of(shape):
 
 def add_kernel(score, name, heads, rows, columns):
     """Adds one `(rows, columns)` matrix for each head."""
+    check.weight_shape(f"{score!r}", (*heads, rows, columns))
     draw = _initializers.fresh(score.kernel_initializer, len(score.weights))
 
     def initializer(shape, dtype):
