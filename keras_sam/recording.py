@@ -147,7 +147,7 @@ def record_attention(max_entries=MAX_ENTRIES):
     >>> maps.details[attend.path].kind
     'self'
     """
-    maps = AttentionMaps(check.positive_integer("max_entries", max_entries))
+    maps = AttentionMaps(check.positive_integer("max_entries", max_entries, most=2**62))
 
     def hear(layer, kind, seen):
         details = AttentionDetails(kind, seen.query_grid, seen.key_grid)
