@@ -7,13 +7,13 @@ import pytest
 
 pytestmark = pytest.mark.tensorflow
 
-# Without Keras and keras_sam, as TensorFlow Serving.
+# Without keras_sam, as TensorFlow Serving.
 SERVER = """
 import concurrent.futures, resource, sys
 import numpy as np, tensorflow as tf
 
 folder, requests, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-assert "keras" not in sys.modules and "keras_sam" not in sys.modules
+assert "keras_sam" not in sys.modules
 model = tf.saved_model.load(folder)
 serve, attention = (model.signatures[name] for name in ("serve", "attention"))
 generator = np.random.default_rng(0)
