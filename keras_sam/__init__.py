@@ -6,12 +6,13 @@ from keras_sam import _startup
 from keras_sam._version import __version__
 
 if not _startup.runs("keras_sam.darknet"):  # a command imports only what it needs
-    from keras_sam import darknet, layers, masks, normalizers, scores
+    _startup.check_backend()
+    from keras_sam import darknet, distribution, layers, masks, normalizers, scores
     from keras_sam._rows import RowsOnDemand
     from keras_sam._show import show
     from keras_sam.attention import attend
     from keras_sam.convert import convert
-    from keras_sam.export import export_litert, export_saved_model
+    from keras_sam.export import export_litert, export_onnx, export_saved_model
     from keras_sam.layers import (
         CBAM,
         ChannelAttention,
@@ -43,7 +44,9 @@ __all__ = [
     "callbacks",
     "convert",
     "darknet",
+    "distribution",
     "export_litert",
+    "export_onnx",
     "export_saved_model",
     "layers",
     "masks",

@@ -1,5 +1,9 @@
-"""Whether this process is a command that must not wait for Keras."""
+"""What is checked before Keras is imported, which takes seconds."""
 
+import importlib.util
+import json
+import os
+import pathlib
 import sys
 
 
@@ -12,3 +16,25 @@ def runs(module):
     if sys.argv[:1] != ["-m"]:
         return False
     return not {module, f"-m{module}"}.isdisjoint(sys.orig_argv)
+
+
+def check_backend():
+    """Says what to install if Keras's backend is TensorFlow, which is not there."""
+    if importlib.util.find_spec("tensorflow") or _backend() != "tensorflow":
+        return
+    raise ImportError(
+        "Keras's backend is TensorFlow, which is not installed. Install it with "
+        '`pip install "keras-sam[tensorflow]"`, or choose another backend that is '
+        "installed with the environment variable KERAS_BACKEND, jax or torch."
+    )
+
+
+def _backend():
+    """Returns the backend that Keras is going to choose, as it does."""
+    if "KERAS_BACKEND" in os.environ:
+        return os.environ["KERAS_BACKEND"]
+    home = os.environ.get("KERAS_HOME", os.path.expanduser("~/.keras"))
+    try:
+        return json.loads(pathlib.Path(home, "keras.json").read_text())["backend"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "tensorflow"

@@ -1,5 +1,6 @@
-"""SavedModels that can be asked what they looked at, and models for LiteRT."""
+"""SavedModels that can be asked what they looked at, and models for ONNX and LiteRT."""
 
+import importlib.util
 import tempfile
 
 import keras
@@ -83,8 +84,7 @@ def export_litert(model, filepath, input_signature=None):
 
     Raises:
         ValueError: If the model is not built or cannot tell its inputs, if the file has
-            another name, if the backend is not TensorFlow, or for additive scores with
-            one head, which LiteRT computes wrongly. Nothing is written then.
+            another name, or if the backend is not TensorFlow. Nothing is written then.
 
     Example:
 
@@ -97,15 +97,14 @@ def export_litert(model, filepath, input_signature=None):
     True
     """
     _check_model("export_litert", model)
-    if not str(filepath).endswith(".tflite"):
-        raise ValueError(f"`filepath` must end in .tflite. Received: filepath={filepath!r}")
+    _check_name(filepath, ".tflite")
     if input_signature is None:
         input_signature = _input_signature(model)
     import tensorflow as tf
 
     archive = keras.export.ExportArchive()
     archive.track(model)
-    with portable(), tempfile.TemporaryDirectory() as folder:
+    with portable("litert"), tempfile.TemporaryDirectory() as folder:
         archive.add_endpoint(
             "serve", lambda *inputs: model(*inputs, training=False), input_signature
         )
@@ -117,9 +116,100 @@ def export_litert(model, filepath, input_signature=None):
         file.write(converted)
 
 
-def _check_model(function, model):
+def export_onnx(model, filepath, input_signature=None, opset_version=None):
+    """Exports a model as an ONNX file.
+
+    All attention is made of plain operations of whole matrices, as with
+    `block_size=None`. The batch size stays open, and so do lengths that the model leaves
+    open, except on PyTorch.
+
+    `model.export(filepath, format="onnx")` takes the same plain operations. But on
+    TensorFlow it writes each `where` as a sum of products, so that an infinite or missing
+    number in the padding reaches the results. This function writes it as ONNX's `Where`.
+
+    Args:
+        model: A built `keras.Model`.
+        filepath: Where to write the file, which ends in `.onnx`.
+        input_signature: See `export_saved_model`.
+        opset_version: The version of ONNX's operations, an integer; None is that of the
+            converter.
+
+    Raises:
+        ValueError: If the model is not built or cannot tell its inputs, if the file has
+            another name, or for unknown lengths on PyTorch. Nothing is written then.
+        ImportError: If the converter is missing, which is `tf2onnx` on TensorFlow,
+            `jax2onnx` on JAX and `onnxscript` on PyTorch.
+
+    Example::
+
+        attend = keras_sam.SelfAttention(num_heads=2, causal=True)
+        model = keras.Sequential([keras.Input((None, 8)), attend])
+        keras_sam.export_onnx(model, "model.onnx")
+        session = onnxruntime.InferenceSession("model.onnx")
+    """
+    _check_model("export_onnx", model, any_backend=True)
+    _check_name(filepath, ".onnx")
+    if input_signature is None:
+        input_signature = _input_signature(model)
+    backend = keras.backend.backend()
+    converter = {"tensorflow": "tf2onnx", "jax": "jax2onnx", "torch": "onnxscript"}[backend]
+    if importlib.util.find_spec(converter) is None:
+        raise ImportError(
+            f"`export_onnx` needs {converter} on the backend {backend}: "
+            f"`pip install {'keras-sam[onnx]' if backend == 'tensorflow' else converter}`."
+        )
+    with portable("onnx"):
+        if backend == "tensorflow":
+            _tensorflow_to_onnx(model, str(filepath), input_signature, opset_version)
+            return
+        for spec in keras.tree.flatten(input_signature):
+            if backend == "torch" and None in spec.shape[1:]:
+                raise ValueError(
+                    "`input_signature` must give all sizes but the batch on PyTorch, "
+                    f"whose export makes them constant. Received: shape={spec.shape}"
+                )
+        model.export(
+            str(filepath),
+            format="onnx",
+            verbose=False,
+            input_signature=input_signature,
+            opset_version=opset_version,
+        )
+
+
+def _tensorflow_to_onnx(model, filepath, input_signature, opset_version):
+    import tensorflow as tf
+    import tf2onnx
+
+    def to_tensor_spec(spec):
+        return tf.TensorSpec(spec.shape, spec.dtype, name=spec.name)
+
+    def where(context, node, name, arguments):
+        node.type = "Where"
+
+    signature = keras.tree.map_structure(to_tensor_spec, input_signature)
+    serve = tf.function(
+        lambda *inputs: model(*inputs, training=False), input_signature=signature
+    )
+    tf2onnx.convert.from_function(
+        serve,
+        signature,
+        opset=opset_version,
+        custom_op_handlers={"SelectV2": (where, [])},
+        output_path=filepath,
+    )
+
+
+def _check_name(filepath, ending):
+    if not str(filepath).endswith(ending):
+        raise ValueError(
+            f"`filepath` must end in {ending}. Received: filepath={filepath!r}"
+        )
+
+
+def _check_model(function, model, any_backend=False):
     """Refuses what cannot be exported."""
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" and not any_backend:
         raise ValueError(
             f"`{function}` needs the TensorFlow backend of Keras. "
             f"Received: keras.backend.backend()={keras.backend.backend()!r}"

@@ -1,68 +1,112 @@
-"""Heads and examples that are shared out over devices stay where they are."""
+"""Training on several devices and in several processes equals training on one."""
 
-import textwrap
+import contextlib
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
 
+import keras
 import pytest
-from common import BACKEND
-from fresh_process import run_python
+from common import refused
 
-# Eight devices, as two groups of four: examples over the groups, heads inside of each.
-SCRIPT = """
-    import os
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-    import jax, keras, numpy as np
-    import keras_sam
-    from keras_sam.attention import policy
+import keras_sam
 
-    assert len(jax.devices()) == 8
-    policy.DEFAULT = policy.Policy(kernel="library")
-    mesh = keras.distribution.DeviceMesh((2, 4), ["batch", "model"])
-    layout = keras.distribution.LayoutMap(mesh)
-    for name in ("query", "key", "value"):
-        layout[".*" + name + ".kernel"] = (None, "model", None)
-        layout[".*" + name + ".bias"] = ("model", None)
-    layout[".*attention_output.kernel"] = ("model", None, None)
-    keras.distribution.set_distribution(
-        keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+ROOT = pathlib.Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "train_distributed.py"
+needs_jax = pytest.mark.skipif(find_spec("jax") is None, reason="needs JAX")
+pytestmark = pytest.mark.tensorflow  # once; the subprocesses choose their backend
+
+
+@contextlib.contextmanager
+def started(backend, *arguments):
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLE), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
     )
-    layer = keras_sam.SelfAttention(8, key_dim=8, **{options})
-    layer.build((4, 16, 24))
-    found = [v for v in layer.trainable_variables if "query/kernel" in v.path]
-    assert tuple(found[0].value.sharding.spec) == (None, "model", None)
-    sharding = jax.sharding.NamedSharding(
-        mesh._device_mesh if hasattr(mesh, "_device_mesh") else mesh.backend_mesh,
-        jax.sharding.PartitionSpec("batch"),
-    )
-    x = jax.device_put(np.ones((4, 16, 24), "float32"), sharding)
-    call = {{}}
-    if {padded}:
-        call["mask"] = jax.device_put(np.arange(16) < np.array([[9]] * 4), sharding)
-    weights = [v.value for v in layer.trainable_variables]
-
-    def train(weights, x, call):
-        def total(weights, x):
-            return layer.stateless_call(weights, [], x, **call)[0].sum()
-        return jax.grad(total, (0, 1))(weights, x)
-
-    (chosen,) = keras_sam.attention.explain(jax.jit(train).lower, weights, x, call)
-    assert chosen.kernel == "library"
-    text = jax.jit(train).lower(weights, x, call).compile().as_text()
-    assert "f32[2,16,2,8]" in text or "f32[2,2,16,8]" in text  # of one device
-    assert "all-reduce" in text  # over the heads, in the projection after them
-    for gathering in ("all-gather", "all-to-all", "collective-permute"):
-        assert gathering not in text, gathering
-"""
-CASES = {
-    "plain": ({}, False),
-    "causal": ({"causal": True}, False),
-    "padded": ({}, True),
-    "causal and padded": ({"causal": True}, True),
-}
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="needs JAX")
-@pytest.mark.parametrize("name", CASES)
-def test_nothing_is_gathered_for_a_library(name, tmp_path):
-    options, padded = CASES[name]
-    script = textwrap.dedent(SCRIPT).format(options=options, padded=padded)
-    run_python("-c", script, cwd=tmp_path, backend="jax")
+def result(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    losses = [float(line[5:]) for line in output.splitlines() if line.startswith("loss ")]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    return losses, output
+
+
+def run(backend, *arguments):
+    with started(backend, *arguments) as process:
+        return result(process)
+
+
+def runs(folder):
+    """Returns the runs that a folder has, each of which has one file."""
+    files = list(pathlib.Path(folder).rglob("events.out.tfevents.*"))
+    found = {file.parent for file in files}
+    assert len(found) == len(files), files
+    return found
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return run("jax", "--how", "single")[0]
+
+
+@needs_jax
+def test_batches_over_devices(one_device, tmp_path):
+    losses, _ = run("jax", "--how", "data", "--devices", 8, "--logs", tmp_path)
+    assert losses == pytest.approx(one_device, abs=2e-5)
+    assert runs(tmp_path)
+
+
+@needs_jax
+def test_heads_over_devices(one_device, tmp_path):
+    losses, output = run("jax", "--how", "model", "--devices", 8, "--logs", tmp_path)
+    assert losses == pytest.approx(one_device, abs=2e-5)
+    assert "kernel (16, 4, 4), on each device (16, 1, 4)" in output
+    assert runs(tmp_path)
+
+
+@needs_jax
+def test_two_processes(one_device, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    common = ("--how", "data", "--of", 2, "--address", address, "--logs")
+    folders = tmp_path / "first", tmp_path / "second"
+    with (
+        started("jax", *common, folders[0], "--process", 0) as first,
+        started("jax", *common, folders[1], "--process", 1) as second,
+    ):
+        both = result(first)[0], result(second)[0]
+    assert both[0] == pytest.approx(one_device, abs=2e-5)
+    assert both[1] == pytest.approx(one_device, abs=2e-5)
+    assert runs(folders[0])
+    assert not runs(folders[1])
+
+
+def test_mirrored_strategy(tmp_path):
+    expected, _ = run("tensorflow", "--how", "single")
+    arguments = ("--how", "mirrored", "--devices", 2, "--logs", tmp_path)
+    losses, _ = run("tensorflow", *arguments)
+    assert losses == pytest.approx(expected, abs=2e-5)
+    assert runs(tmp_path)
+
+
+def test_an_axis_that_the_mesh_does_not_have():
+    mesh = keras.distribution.DeviceMesh((1,), ("batch",), ["cpu:0"])
+    with refused("`axis` must be one of the axes of `device_mesh`", "axis='model'"):
+        keras_sam.distribution.layout_map(mesh)

@@ -73,7 +73,8 @@ def weigh(inputs, constants, request):
     if request.modify is not None:
         scores = request.modify(operands, wide_scores(scores), constants.pairs(sizes))
     if request.selective:
-        positions = ops.arange(ops.shape(query)[-2]), ops.arange(ops.shape(key)[-2])
+        rows, keys = ops.shape(query)[-2], ops.shape(key)[-2]
+        positions = ops.arange(0, rows), ops.arange(0, keys)
         logits = wide_scores(scores[:, :1], first_head(bias))
         selectable = selectable_keys(ops.shape(key)[-2], constants.key_mask)
         selected = select(logits, mask, selectable, *positions)

@@ -7,6 +7,8 @@ do not.
 import keras
 from keras import ops
 
+from keras_sam.backend.portable import is_portable
+
 
 def wide(dtype):
     """Returns float64 for float64, and float32 for every narrower dtype."""
@@ -31,11 +33,32 @@ def cumsum(x, axis):
     return ops.cumsum(x, axis=axis)
 
 
+def log1p(x):
+    """`ops.log1p`, which ONNX does not have: there from a logarithm, as exactly.
+
+    What `1 + x` rounds off, `x / (1 + x - 1)` makes up for (Higham, 2002, "Accuracy and
+    Stability of Numerical Algorithms", section 1.14.1).
+    """
+    if not is_portable():
+        return ops.log1p(x)
+    one = ops.ones_like(x)
+    above = one + x
+    rounded = above - one
+    is_lost = ops.equal(rounded, 0.0)
+    factor = x / ops.where(is_lost, one, rounded)
+    return ops.where(is_lost, x, ops.log(above) * factor)
+
+
 def matmul(x, y):
     """`ops.matmul`, in the dtype of `x`, which is that of `y`."""
     is_double = keras.backend.standardize_dtype(x.dtype) == "float64"
-    if is_double and keras.backend.backend() == "torch":
+    backend = keras.backend.backend()
+    if is_double and backend == "torch":
         return x @ y
+    ranks = len(x.shape), len(y.shape)
+    is_one_matrix = all(size == 1 for size in y.shape[:-2]) and None not in y.shape[-2:]
+    if backend == "tensorflow" and ranks[0] > 2 and ranks[0] >= ranks[1] and is_one_matrix:
+        return _times_one_matrix(x, y)
     return ops.matmul(x, y)
 
 
@@ -66,3 +89,14 @@ def is_wide(x):
 def widened(x):
     """Returns a tensor as float32, or as it is if that is not narrower."""
     return ops.cast(x, wide(x.dtype))
+
+
+def _times_one_matrix(x, y):
+    """Returns a stack of matrices times one, as one product.
+
+    TensorFlow (2.21, with oneDNN) gives wrong numbers for a stack of shape `(B, 1)` times
+    one matrix, and writes where it must not.
+    """
+    rows = ops.reshape(x, (-1, y.shape[-2]))
+    product = ops.matmul(rows, ops.reshape(y, y.shape[-2:]))
+    return ops.reshape(product, (*ops.shape(x)[:-1], y.shape[-1]))

@@ -7,6 +7,7 @@ import warnings
 import keras
 
 from keras_sam import _validation as check
+from keras_sam.backend.processes import is_first_process
 from keras_sam.callbacks import _thinning
 from keras_sam.callbacks._event_log import EventLog
 from keras_sam.callbacks._inputs import first_batch
@@ -325,7 +326,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
             return
         found = Step(self, maps, failed)
         is_same = self._last is not None and found.statistics == self._last[1]
-        if (if_new and is_same) or (again and not is_same):
+        if (if_new and is_same) or (again and not is_same) or not is_first_process():
             return
         started = time.monotonic()
         try:

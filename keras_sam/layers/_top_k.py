@@ -28,7 +28,9 @@ def count_of(top_k, count):
     share = fractions.Fraction(top_k).limit_denominator(largest)
     share = max(share, fractions.Fraction(1, largest))
     rounds, rest = count // share.denominator, count % share.denominator
-    return rounds * share.numerator - (-rest * share.numerator // share.denominator)
+    # Rounded up by the sum, because ONNX and others divide negative integers otherwise.
+    above = (rest * share.numerator + share.denominator - 1) // share.denominator
+    return rounds * share.numerator + above
 
 
 def top_k_mask(scores, k, mask=None):
@@ -45,7 +47,8 @@ def top_k_mask(scores, k, mask=None):
     """
     if mask is not None:
         mask = ops.broadcast_to(ops.cast(mask, "bool"), ops.shape(scores))
-        scores = ops.where(mask, scores, ops.full_like(scores, -np.inf))
+        # A scalar: elsewhere tf2onnx makes a sum of products of it, which are NaN.
+        scores = ops.where(mask, scores, ops.cast(-np.inf, scores.dtype))
     k = k if isinstance(k, int) else ops.cast(k, "int32")
     least = _largest(scores, k)  # (..., 1)
     above = ops.greater(scores, least)

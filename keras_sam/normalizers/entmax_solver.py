@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sam.backend.precision import maximum, minimum
+from keras_sam.backend.precision import log1p, maximum, minimum
 
 # Rounding of a sum can keep the last digit of `p` moving for ever. Newton's method
 # needs log2(n) + log4(1 / epsilon) passes at most (see `_newton`), so this never binds.
@@ -53,7 +53,7 @@ def _log_ratio(scores, peak, alpha):
     inside = ratio > -1.0
     # The second `where` keeps the infinite slope at the edge out of the gradient.
     ratio = ops.where(inside, ratio, ops.zeros_like(ratio))
-    return inside, ops.log1p(ratio) / power
+    return inside, log1p(ratio) / power
 
 
 def _total(scores, peak, alpha):

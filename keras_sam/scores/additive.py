@@ -28,7 +28,7 @@ from keras import ops
 from keras_sam import _validation as check
 from keras_sam.backend.derivatives import vjp, with_gradient
 from keras_sam.backend.libraries import has_fused_kernels
-from keras_sam.backend.portable import is_portable
+from keras_sam.backend.portable import is_portable, target
 from keras_sam.backend.precision import matmul, minimum, wide
 from keras_sam.backend.reductions import fused_sum
 from keras_sam.scores.base import Score, add_kernel, heads_of, transform
@@ -102,12 +102,6 @@ class Additive(Score):
         self.vector = add_kernel(self, "vector", heads, units, 1)
 
     def project(self, query, key):
-        if is_portable() and query.shape[1:-2] == (1,):
-            raise ValueError(
-                "`score` must not be additive with one head in a model for LiteRT, whose "
-                "runtime (2.3) computes it wrongly. Received: score="
-                f"{self!r}, query.shape={tuple(query.shape)}"
-            )
         query = transform(query, self.query_kernel)
         if self.bias is not None:
             query = ops.add(query, ops.cast(self.bias, query.dtype))
@@ -143,7 +137,7 @@ def additive_scores(query, key, vector):
     tensors = [ops.cast(query, dtype), ops.cast(key, dtype), vector]
     run = _fused() if dtype == "float32" and has_fused_kernels() else _unit_by_unit
     hidden = math.prod(n or math.inf for n in (*query.shape, key.shape[-2]))
-    if hidden <= FEW_HIDDEN or is_portable():
+    if is_portable() or hidden <= FEW_HIDDEN:
         return ops.cast(_plain(*tensors), given)
     return ops.cast(run([*map(_fill_up, tensors)], ())[0], given)
 
@@ -157,7 +151,7 @@ def _fill_up(tensor):
 
 def _plain(query, key, vector):
     """The formula, with its whole hidden layer."""
-    if is_portable() and len(query.shape) == 4:
+    if target() == "litert" and len(query.shape) == 4:
         return _in_four_axes(query, key, vector)
     hidden = ops.tanh(ops.expand_dims(query, -2) + ops.expand_dims(key, -3))
     vector = ops.expand_dims(vector, (-3, -1))

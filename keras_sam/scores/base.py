@@ -8,7 +8,7 @@ from keras.src.backend.common.variables import AutocastScope
 
 from keras_sam import _initializers
 from keras_sam import _validation as check
-from keras_sam.backend.portable import is_portable
+from keras_sam.backend.portable import target
 from keras_sam.backend.precision import matmul
 from keras_sam.scores.pure import DotProduct, Modification, PureCompare, PureModify
 
@@ -213,13 +213,7 @@ def add_kernel(score, name, heads, rows, columns):
 def transform(tensor, kernel):
     """Returns `(B, *heads, T, D)` times `(*heads, D, units)`."""
     kernel = ops.cast(kernel, tensor.dtype)
-    if tensor.shape[1:-2] == (1,):
-        # One matrix for all examples. TensorFlow 2.21 fuses such a product of batches with
-        # a bias that is added to it, and then crashes.
-        *rows, width = ops.shape(tensor)
-        product = matmul(ops.reshape(tensor, (-1, width)), kernel[0])
-        return ops.reshape(product, (*rows, kernel.shape[-1]))
-    if not is_portable() or len(tensor.shape) != 4:
+    if target() != "litert" or len(tensor.shape) != 4 or kernel.shape[0] == 1:
         return matmul(tensor, kernel)
     # LiteRT (2.3) multiplies a batch of matrices and one that has none wrongly.
     heads, width, units = kernel.shape
