@@ -7,6 +7,8 @@ from keras_sam._version import __version__
 
 if not _startup.runs("keras_sam.darknet"):  # a command imports only what it needs
     from keras_sam import darknet, layers, normalizers, scores
+    from keras_sam._rows import RowsOnDemand
+    from keras_sam._show import show
     from keras_sam.attention import attend
     from keras_sam.convert import convert
     from keras_sam.export import export_litert, export_saved_model
@@ -30,6 +32,7 @@ __all__ = [
     "ChannelAttention",
     "CrossAttention",
     "PointwiseSpatialAttention",
+    "RowsOnDemand",
     "SelectiveAttention",
     "SelfAttention",
     "SpatialAttention",
@@ -46,6 +49,7 @@ __all__ = [
     "normalizers",
     "record_attention",
     "scores",
+    "show",
 ]
 
 

@@ -12,7 +12,8 @@ def export_saved_model(model, filepath, input_signature=None, verbose=True):
     """Exports a model as a SavedModel with the endpoints `serve` and `attention`.
 
     `serve` is what `model.export` writes. `attention` takes the same inputs and returns
-    a dictionary that maps the path of every keras_sam layer to its attention weights.
+    a dictionary that maps the path of every attention layer to its attention weights: of
+    layers of keras_sam, of Keras and of others, as `record_attention` sees them.
     Whoever loads the SavedModel needs TensorFlow only, neither Keras nor keras_sam. Batch
     size, and lengths that the model leaves open, stay open.
 
@@ -54,7 +55,8 @@ def export_saved_model(model, filepath, input_signature=None, verbose=True):
             model(*inputs, training=False)
         if not maps:
             raise ValueError(
-                "`model` must have at least one attention layer of keras_sam. "
+                "`model` must have at least one attention layer (see "
+                "`keras_sam.record_attention` for which layers that are). "
                 f"Received: model={model!r}"
             )
         return dict(maps)

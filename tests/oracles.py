@@ -33,6 +33,14 @@ def entmax(scores, alpha):
     return _row_by_row(lambda row: _entmax_row(row, alpha), scores)
 
 
+def entmax_gradient(weights, upstream, alpha):
+    """Peters et al. 2019, proposition 2, from weights in float64."""
+    positive = weights > 0
+    slopes = np.where(positive, np.where(positive, weights, 1.0) ** (2.0 - alpha), 0.0)
+    mean = (slopes * upstream).sum(-1, keepdims=True) / slopes.sum(-1, keepdims=True)
+    return slopes * (upstream - mean)
+
+
 def _row_by_row(function, scores):
     return np.apply_along_axis(function, -1, np.asarray(scores, "float64"))
 

@@ -1,7 +1,10 @@
 """AttentionTensorBoard, read back with TensorBoard's own reader."""
 
+import copy
 import io
 import pathlib
+import pickle
+import re
 
 import keras
 import numpy as np
@@ -9,12 +12,23 @@ import oracles
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import (
+    EventAccumulator,
+)
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
 from keras_sam import CrossAttention, SelectiveAttention, SelfAttention, record_attention
-from keras_sam.callbacks import AttentionTensorBoard, _heatmaps, _summaries
-from keras_sam.callbacks.attention_tensorboard import KINDS
+from keras_sam.callbacks import (
+    AttentionTensorBoard,
+    _checksums,
+    _colors,
+    _event_log,
+    _pages,
+    _summaries,
+    attention_tensorboard,
+)
 
 T, C = 5, 7
 
@@ -45,17 +59,25 @@ def fit(model, callbacks, **kwargs):
 
 
 class Log(dict):
-    """What is in `<directory>/<run>`: tag -> {step: array}."""
+    """What is in runs below `directory`: tag -> {step: array}."""
 
-    def __init__(self, directory, run="attention"):
+    def __init__(self, directory, *runs):
+        self.about = {}
         everything = {"tensors": 0}
-        reader = EventAccumulator(str(directory / run), size_guidance=everything)
-        reader.Reload()
-        for tag in reader.Tags()["tensors"]:
-            events = reader.Tensors(tag)
-            self[tag] = {e.step: make_ndarray(e.tensor_proto) for e in events}
-            assert len(self[tag]) == len(events), f"{tag} has a step twice"
-        self.about = {tag: reader.SummaryMetadata(tag).summary_description for tag in self}
+        for run in runs or ("attention", "attention/examples"):
+            if not (directory / run).exists():
+                continue
+            reader = EventAccumulator(str(directory / run), size_guidance=everything)
+            reader.Reload()
+            for tag in reader.Tags()["tensors"]:
+                if tag.startswith("keras_sam/"):
+                    continue  # of the viewer, see test_viewer_records.py
+                events = reader.Tensors(tag)
+                self[tag] = {e.step: make_ndarray(e.tensor_proto) for e in events}
+                assert len(self[tag]) == len(events), f"{tag} has a step twice"
+                about = reader.SummaryMetadata(tag).summary_description
+                self.about[tag] = about
+        self.layout = self.pop("custom_scalars__config__", None)
 
     def picture(self, tag, step, example=0):
         width, height, *pictures = self[tag][step]
@@ -64,7 +86,16 @@ class Log(dict):
         return pixels
 
 
-SCALARS = {f"epoch_attention_{name}/attention" for name in ("entropy", "distance", "max")}
+NAMES = ["keys_used", "entropy", "similarity", "top_key_share", "max"]
+NAMES += ["first", "previous", "self", "distance"]
+
+
+def scalars(names=NAMES, prefix="epoch", layer="attention"):
+    return {f"{prefix}_attention_{name}/{layer}" for name in names}
+
+
+SCALARS = scalars()
+ONE_HEAD = scalars(set(NAMES) - {"similarity"})
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +117,35 @@ def trained(tmp_path_factory):
 
 def test_writes_what_it_says(trained):
     log = Log(trained[0])
-    heads = {f"{tag}/head_{n}" for tag in SCALARS for n in range(2)}
     others = {"attention/attention/image", "attention/attention/histogram"}
-    assert set(log) == SCALARS | heads | others
-    assert all(set(steps) == {0, 1, 2} for steps in log.values())
-    assert all(log.about.values())
-    assert "queries" in log.about["attention/attention/image"]
+    assert set(log) == SCALARS | others
+    assert all(set(steps) == {-1, 0, 1, 2} for steps in log.values())
+    assert all(about for tag, about in log.about.items() if "custom_scalars" not in tag)
+    assert "multiples of uniform" in log.about["attention/attention/image"]
+    for head in range(2):
+        of_head = Log(trained[0], f"attention/head_{head}")
+        assert set(of_head) == SCALARS
+        assert all(set(steps) == {-1, 0, 1, 2} for steps in of_head.values())
+    assert not (trained[0] / "attention/head_2").exists()
+
+
+def test_the_layout_has_a_chart_for_each_layer_and_statistic(trained):
+    log = Log(trained[0])
+    (content,) = log.layout.values()
+    layout = layout_pb2.Layout.FromString(content.item())
+    names = [name.replace("_", " ") for name in NAMES]
+    assert [c.title for c in layout.category] == [f"epoch attention: {n}" for n in names]
+    assert [c.closed for c in layout.category] == [False] + [True] * (len(NAMES) - 1)
+    for category in layout.category:
+        (chart,) = category.chart
+        assert chart.title == "attention"
+        (pattern,) = chart.multiline.tag
+        assert [bool(re.match(pattern, tag)) for tag in log].count(True) == 1
 
 
 def test_scalars_are_those_of_the_weights(trained):
     log, distances = Log(trained[0]), abs(np.subtract.outer(range(T), range(T)))
+    of_heads = [Log(trained[0], f"attention/head_{head}") for head in range(2)]
     allowed = np.ones((T, T), bool)
     for step, weights in enumerate(trained[1]):
         expected = np.array(
@@ -108,26 +158,65 @@ def test_scalars_are_those_of_the_weights(trained):
             tag = f"epoch_attention_{name}/attention"
             assert log[tag][step] == pytest.approx(expected[:, n].mean(), rel=1e-5)
             for head in range(2):
-                value = log[f"{tag}/head_{head}"][step]
+                value = of_heads[head][tag][step]
                 assert value == pytest.approx(expected[head, n], rel=1e-5)
+        moved = np.abs(weights[:, 0] - weights[:, 1]).sum(-1).mean() / 2
+        similar = log["epoch_attention_similarity/attention"][step]
+        assert similar == pytest.approx(1 - moved, rel=1e-5)
+        first = log["epoch_attention_first/attention"][step]
+        assert first == pytest.approx(weights[..., 0].mean(), rel=1e-5)
+        itself = log["epoch_attention_self/attention"][step]
+        diagonals = np.diagonal(weights, axis1=-2, axis2=-1)
+        assert itself == pytest.approx(diagonals.mean(), rel=1e-5)
 
 
-def test_every_pixel_of_every_cell_is_the_color_of_its_weight(trained):
-    log, cell = Log(trained[0]), _heatmaps.cell_side((T, T))
+def test_a_collapse_onto_one_key_is_seen(tmp_path):
+    model = make_model()
+    layer = model.get_layer("attention")
+    x = 0.05 * data(2)
+    x[:, 2, 0] = 3  # every head will look for this
+    watch = AttentionTensorBoard(tmp_path, x, write_images=False)
+    watch.write(model, 0)
+    for part in ("query", "key"):
+        dense = getattr(layer, f"{part}_dense")
+        kernel = np.zeros(dense.kernel.shape, "float32")
+        kernel[0] = 4.0
+        dense.kernel.assign(kernel)
+        dense.bias.assign(np.ones(dense.bias.shape) * 4)
+    watch.write(model, 1)
+    watch.close()
+    log = Log(tmp_path)
+    for name, before, after in (
+        ("keys_used", (4, 5), (1, 1.01)),
+        ("top_key_share", (0.1, 0.4), (0.99, 1)),
+        ("similarity", (0.5, 1), (0.99, 1)),
+    ):
+        found = log[f"epoch_attention_{name}/attention"]
+        for value, (low, high) in ((found[0], before), (found[1], after)):
+            assert low <= value <= high + 1e-6, (name, value)
+
+
+def test_every_cell_has_the_color_of_its_weight(trained):
+    log = Log(trained[0])
     for step, weights in enumerate(trained[1]):
         for example in range(2):
             pixels = log.picture("attention/attention/image", step, example)
-            panels = [
-                [_heatmaps.HeatMap(head, f"head {n}")]
-                for n, head in enumerate(weights[example])
-            ]
-            _, corners = _heatmaps.page(panels, KINDS["self"].axes)
-            for head, (top, left) in zip(weights[example], corners, strict=True):
-                size = T * cell
-                shown = pixels[top : top + size, left : left + size]
-                codes = np.rint(head / head.max() * (_heatmaps.LEVELS - 1)).astype(int)
-                expected = _heatmaps.PALETTE[np.kron(codes, np.ones((cell, cell), int))]
-                np.testing.assert_array_equal(shown, expected)
+            for head in weights[example]:
+                codes = _colors.codes(T * head, None, _colors.Multiples(T))
+                # Somewhere on the page, as a rectangle of cells.
+                assert contains(pixels, _colors.PALETTE[codes], cell=35)
+
+
+def contains(pixels, colors, cell):
+    """Whether cells of these colors are anywhere in a picture."""
+    rows, columns = colors.shape[:2]
+    at = cell * np.arange(rows)[:, None], cell * np.arange(columns)
+    height, width = pixels.shape[0] - cell * rows, pixels.shape[1] - cell * columns
+    for top, left in np.argwhere((pixels == colors[0, 0]).all(-1)):
+        inside = top < height and left < width
+        if inside and (pixels[top + at[0], left + at[1]] == colors).all():
+            return True
+    return False
 
 
 def test_histograms_count_every_weight(trained):
@@ -144,7 +233,7 @@ def test_keras_tensorboard_beside_it_loses_nothing(trained):
     assert set(log["epoch_loss"]) == {0, 1, 2}
 
 
-def test_masked_cells_are_gray_and_padding_does_not_count(tmp_path):
+def test_masked_cells_are_hatched_and_padding_does_not_count(tmp_path):
     x = data(1)
     x[0, 3:] = 0
     model = chain(
@@ -160,33 +249,17 @@ def test_masked_cells_are_gray_and_padding_does_not_count(tmp_path):
     assert np.all(weights[3:] == 0)
     allowed = np.tri(T, dtype=bool) & (np.arange(T) < 3)
     distances = abs(np.subtract.outer(range(T), range(T)))
-    expected = oracles.attention_statistics(weights, allowed, distances)
+    # The first row has one key, and is left out.
+    expected = oracles.attention_statistics(weights[1:], allowed[1:], distances[1:])
     log = Log(tmp_path)
     for name, value in zip(("entropy", "distance", "max"), expected, strict=True):
         found = log[f"epoch_attention_{name}/attention"][4]
         assert found == pytest.approx(value, rel=1e-5)
     pixels = log.picture("attention/attention/image", 4)
-    cell = _heatmaps.cell_side((T, T))
-    gray = (pixels == _heatmaps.PALETTE[_heatmaps.MASKED]).all(-1)
-    assert gray.sum() == (T * T - 6) * cell**2 + 14 * 14  # the last is the legend
-
-
-def test_pictures_of_places_stand_beside_the_matrix(tmp_path):
-    layer = SelfAttention(num_heads=1, key_dim=3, name="attention")
-    x = np.random.default_rng(0).normal(size=(1, 2, 3, C)).astype("float32")
-    watch = AttentionTensorBoard(tmp_path, x)
-    watch.write(chain(layer, shape=(2, 3, C)), 0)
-    watch.close()
-    with record_attention() as maps:
-        layer(x)
-    weights = maps["attention"].numpy()[0, 0]
-    places = weights.mean(0).reshape(2, 3)
-    heat_maps = [_heatmaps.HeatMap(weights, "head 0"), _heatmaps.HeatMap(places, "mean")]
-    codes, corners = _heatmaps.page([heat_maps], KINDS["self"].axes + ", mean: of rows")
-    pixels = Log(tmp_path).picture("attention/attention/image", 0)
-    assert pixels.shape[:2] == codes.shape
-    assert len(corners) == 2
-    np.testing.assert_array_equal(pixels, _heatmaps.PALETTE[codes])
+    hatched = (pixels == _colors.PALETTE[_colors.HATCH]).all(-1)
+    masked = (pixels == _colors.PALETTE[_colors.MASKED]).all(-1)
+    assert hatched.sum() > 500
+    assert 3 * 40**2 < (hatched | masked).sum() < 4 * 40**2  # of 3 x 3, and the legend
 
 
 def cells(log, tag, step=0):
@@ -205,10 +278,12 @@ def test_tokens_are_listed_by_weight(tmp_path):
         model(data(2), training=False)
     mean = maps["attention"].numpy().mean(1)
     shown = [["the", "cat", r"\*sat\*", "&lt;b&gt;", r"a\|b"], ["x", "y"]]
+    shown = [[f"{n} {word}" for n, word in enumerate(names)] for names in shown]
+    shown[1] += ["2", "3", "4"]  # no words, but no padding either
     expected = []
     for example, names in enumerate(shown):
-        for query, name in enumerate(names):
-            weights = mean[example, query, : len(names)]
+        for query, name in enumerate(names[: len(words[example])]):
+            weights = mean[example, query]
             best = np.argsort(-weights, kind="stable")[:3]
             some = [f"{names[key]} ({weights[key]:.2f})" for key in best]
             expected.append([str(example), name, *some, *[""] * (3 - len(some))])
@@ -251,8 +326,35 @@ def test_tokens_find_their_layers(tmp_path, tokens, expected):
     assert tables == set(expected)
     for layer, (queries, keys) in expected.items():
         rows = cells(log, f"{layer}/attention/tokens")[1:]
-        assert [row[1] for row in rows] == list(queries) * 2
-        assert {cell[0] for row in rows for cell in row[2:] if cell} <= set(keys)
+        named = [f"{n} {word}" for n, word in enumerate(queries)]
+        assert [row[1] for row in rows] == named * 2
+        found = {cell.split(" ")[1] for row in rows for cell in row[2:] if cell}
+        assert {word for word in found if not word.startswith("(")} <= set(keys)
+
+
+def test_tables_have_few_rows_and_positions_and_one_for_each_head(tmp_path):
+    words = [[f"word{n}" for n in range(100)]] * 2
+    layer = SelfAttention(num_heads=2, key_dim=3, causal=True, name="attention")
+    watch = AttentionTensorBoard(
+        tmp_path, data(2, 100), tokens=words, per_head=True, write_images=False
+    )
+    model = chain(layer, shape=(100, C))
+    watch.write(model, 0)
+    watch.close()
+    log = Log(tmp_path)
+    with record_attention() as maps:
+        model(data(2, 100), training=False)
+    weights = maps["attention"].numpy()
+    tables = {"": weights.mean(1), "/head_0": weights[:, 0], "/head_1": weights[:, 1]}
+    for name, of_table in tables.items():
+        rows = cells(log, f"attention/attention/tokens{name}")[1:]
+        assert len(rows) == 64
+        places = [(int(row[0]), int(row[1].split(" ")[0])) for row in rows]
+        assert places == sorted(places)
+        strength = of_table.max(-1) * np.arange(1, 101)
+        strength[:, 0] = 0  # one key is no choice
+        least = np.sort(strength.ravel())[-64]
+        assert all(strength[place] >= least for place in places)
 
 
 def test_selective_weights_are_a_strip_over_the_tokens(tmp_path):
@@ -265,7 +367,7 @@ def test_selective_weights_are_a_strip_over_the_tokens(tmp_path):
     watch.close()
     log = Log(tmp_path)
     assert "features/attention/tokens" not in log
-    assert log["epoch_attention_effective_parts/select"][0] > 1
+    assert log["epoch_attention_keys_used/select"][0] > 1
     rows = cells(log, "select/attention/tokens")
     assert len(rows) == 1 + 2 * 2
     with record_attention() as maps:
@@ -275,7 +377,8 @@ def test_selective_weights_are_a_strip_over_the_tokens(tmp_path):
     for row, (example, head) in zip(rows[1:], np.ndindex(2, 2), strict=True):
         strip = weights[example, head, : len(shown[example])]
         assert row[:2] == [str(example), str(head)]
-        assert row[2] == f"{shown[example][strip.argmax()]} ({strip.max():.2f})"
+        best = strip.argmax()
+        assert row[2] == f"{best} {shown[example][best]} ({strip.max():.2f})"
         bars = row[-1].split(" ")
         assert [bar[1:] for bar in bars] == shown[example]
         order = np.argsort(strip, kind="stable")
@@ -284,18 +387,16 @@ def test_selective_weights_are_a_strip_over_the_tokens(tmp_path):
             assert bars[strip.argmax()][0] == "█"
 
 
-def test_selected_places_are_drawn_over_the_picture(tmp_path):
+def test_selected_positions_are_drawn_over_the_picture(tmp_path):
     pictures = data(1, 4 * 6, 3).reshape(1, 4, 6, 3)
     layer = SelectiveAttention(num_heads=2, top_k=5, name="select")
     watch = AttentionTensorBoard(tmp_path, pictures)
     watch.write(chain(layer, shape=(4, 6, 3)), 0)
     watch.close()
-    log = Log(tmp_path)
-    assert "Over the input" in log.about["select/attention/image"]
-    colors = {
-        tuple(color) for color in log.picture("select/attention/image", 0).reshape(-1, 3)
-    }
-    assert tuple(_heatmaps.PALETTE[_heatmaps.MASKED]) in colors  # what is left out
+    pixels = Log(tmp_path).picture("select/attention/image", 0)
+    # Its colors are on no palette.
+    colors = {tuple(color) for color in pixels.reshape(-1, 3).tolist()}
+    assert len(colors - {tuple(color) for color in _colors.PALETTE.tolist()}) > 20
 
 
 def test_padding_does_not_count_as_parts(tmp_path):
@@ -307,7 +408,7 @@ def test_padding_does_not_count_as_parts(tmp_path):
     watch.write(model, 0)
     watch.close()
     log = Log(tmp_path)
-    assert log["epoch_attention_effective_parts/select"][0] == pytest.approx(3)
+    assert log["epoch_attention_keys_used/select"][0] == pytest.approx(3)
     assert log["epoch_attention_entropy/select"][0] == pytest.approx(1)
 
 
@@ -319,12 +420,93 @@ def test_steps_go_on_where_training_does(tmp_path):
     another = AttentionTensorBoard(tmp_path, data(1), write_images=False)
     fit(model, [another], initial_epoch=3, epochs=5)
     for tag in SCALARS:
-        assert set(Log(tmp_path)[tag]) == {0, 1, 2, 3, 4}
+        assert set(Log(tmp_path)[tag]) == {-1, 0, 1, 2, 3, 4}
+
+
+def test_repeated_fits_overwrite_nothing(tmp_path):
+    watch = AttentionTensorBoard(tmp_path, data(1), write_images=False)
+    for callback in (watch, watch, AttentionTensorBoard(tmp_path, data(1))):
+        fit(make_model(), [callback], epochs=2)
+    for tag in SCALARS:
+        assert set(Log(tmp_path)[tag]) == {-1, 0, 1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("epochs", [[9], [10], [30], [13, 40], [1] * 25])
+def test_ten_pictures_are_kept_evenly(tmp_path, epochs):
+    model = make_model()
+    watch = AttentionTensorBoard(tmp_path, data(1), max_examples=1)
+    for count in epochs:
+        fit(model, [watch], epochs=count)
+    steps = sorted(Log(tmp_path)["attention/attention/image"])
+    assert len(steps) == min(10, sum(epochs) + 1) or 6 <= len(steps) <= 10
+    assert steps[0] == -1
+    assert steps[-1] == sum(epochs) - 1
+    gaps = np.diff(steps)[:-1]
+    if len(epochs) == 1:
+        assert gaps.max() <= 2 * gaps.min()
+    else:  # what an earlier training dropped is gone
+        assert gaps.max() <= sum(epochs) / 2
+
+
+def test_pictures_of_another_process_are_thinned_too(tmp_path):
+    for _ in range(12):
+        watch = AttentionTensorBoard(tmp_path, data(1), max_examples=1)
+        last = watch._last_step()
+        watch.write(make_model(), 0 if last is None else last + 1)
+        watch.close()
+    log = Log(tmp_path)
+    assert set(log["epoch_attention_max/attention"]) == set(range(12))
+    assert sorted(log["attention/attention/image"])[0] == 0
+    assert 5 <= len(log["attention/attention/image"]) <= 10
+
+
+def test_evaluate_and_predict_write_what_is_new(tmp_path):
+    model = make_model()
+    watch = AttentionTensorBoard(tmp_path, data(1))
+
+    def use():
+        model.evaluate(data(), data(), verbose=0, callbacks=[watch])
+        model.predict(data(), verbose=0, callbacks=[watch])
+        return sorted(Log(tmp_path)["epoch_attention_max/attention"])
+
+    assert use() == [-1]
+    fit(model, [watch], epochs=2, validation_data=(data(), data()))
+    assert use() == [-1, 0, 1]  # as it was at the end of the training
+    model.set_weights(make_model().get_weights())
+    assert use() == [-1, 0, 1, 2]
+    assert sorted(Log(tmp_path)["attention/attention/image"]) == [-1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("frequency", ["epoch", 2])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, copy.copy, lambda watch: pickle.loads(pickle.dumps(watch))]
+)
+def test_copies_write_where_they_are_told(tmp_path, duplicate, frequency):
+    watch = AttentionTensorBoard(tmp_path / "a", data(1), update_freq=frequency)
+    watch.write(make_model(), -7)  # with an open file
+    fit(make_model(), [watch])
+    trial = duplicate(watch)
+    trial.log_dir = tmp_path / "b"
+    before = watch._last
+    fit(make_model(), [trial])
+    prefix = "epoch" if frequency == "epoch" else "batch"
+    tag = f"{prefix}_attention_max/attention"
+    steps = {"epoch": {-1, 0}, "batch": {0, 2, 3}}[prefix]
+    assert set(Log(tmp_path / "b", "attention")[tag]) == steps
+    assert watch._last == before
+    watch.log_dir = str(tmp_path / "c")
+    watch.write(make_model(), 0)
+    watch.close()
+    assert set(Log(tmp_path / "c", "attention")[tag]) == {0}
 
 
 @pytest.mark.parametrize(
     ("update_freq", "steps"),
-    [("batch", {*range(1, 13)}), (2, {2, 4, 6, 8, 10, 12}), (5, {5, 10})],
+    [
+        ("batch", {*range(13)}),
+        (2, {0, 2, 4, 6, 8, 9, 10, 12}),  # and where each training ends
+        (5, {0, 5, 6, 9, 10, 12}),
+    ],
 )
 def test_batches_count_over_all_of_training(tmp_path, update_freq, steps):
     model = make_model()
@@ -339,7 +521,7 @@ def test_batches_count_over_all_of_training(tmp_path, update_freq, steps):
     )
     fit(model, [again])
     log = Log(tmp_path)
-    assert set(log) == {tag.replace("epoch_", "batch_") for tag in SCALARS}
+    assert set(log) == scalars(prefix="batch")
     assert all(set(found) == steps for found in log.values())
 
 
@@ -348,7 +530,7 @@ def test_batches_that_run_together_are_counted(tmp_path):
     model.compile("sgd", "mse", steps_per_execution=3)
     watch = AttentionTensorBoard(tmp_path, data(1), update_freq=2, write_images=False)
     fit(model, [watch], epochs=4)
-    assert set(Log(tmp_path)["batch_attention_max/attention"]) == {3, 6, 9, 12}
+    assert set(Log(tmp_path)["batch_attention_max/attention"]) == {0, 3, 6, 9, 12}
 
 
 def test_batch_logs_do_not_follow_the_other_callbacks_rhythm(tmp_path):
@@ -357,7 +539,7 @@ def test_batch_logs_do_not_follow_the_other_callbacks_rhythm(tmp_path):
         AttentionTensorBoard(tmp_path, data(1), update_freq=2, write_images=False),
     ]
     fit(make_model(), callbacks, epochs=2)
-    assert set(Log(tmp_path)["batch_attention_max/attention"]) == {2, 4, 6}
+    assert set(Log(tmp_path)["batch_attention_max/attention"]) == {0, 2, 4, 6}
 
 
 def test_costs_nothing_between_epochs(tmp_path):
@@ -375,12 +557,51 @@ def test_two_callbacks_share_one_file(tmp_path):
         for freq in ("epoch", 3)
     ]
     fit(make_model(), callbacks, epochs=2)
-    assert len(list((tmp_path / "attention").iterdir())) == 1
+    assert len(files(tmp_path)) == 1
     log = Log(tmp_path)
-    assert set(log["epoch_attention_max/attention"]) == {0, 1}
-    assert set(log["batch_attention_max/attention"]) == {3, 6}
+    assert set(log["epoch_attention_max/attention"]) == {-1, 0, 1}
+    assert set(log["batch_attention_max/attention"]) == {0, 3, 6}
     fit(make_model(), callbacks[:1], initial_epoch=2, epochs=3)
-    assert len(list((tmp_path / "attention").iterdir())) == 2
+    assert len(files(tmp_path)) == 2
+
+
+def files(directory, run="attention"):
+    return [path for path in (directory / run).iterdir() if path.is_file()]
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 511, 512, 513, 4095, 4096, 4097, 70001])
+def test_checksums_are_tensorboards(size):
+    values = np.random.default_rng(size).bytes(size)
+    assert _checksums.masked_crc32c(values) == masked_crc32c(values)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return data(2 + index), data(2 + index)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        lambda: data(2),
+        lambda: (data(2),),
+        lambda: (data(2), data(2)),
+        lambda: (data(2), data(2), np.ones(2)),
+        lambda: tf.data.Dataset.from_tensor_slices((data(4), data(4))).batch(2),
+        lambda: tf.data.Dataset.from_tensor_slices(data(4)).batch(2),
+        lambda: (batch for batch in [(data(2), None), (data(3), None)]),
+        lambda: iter([[data(2), data(2)]]),
+        lambda: Batches(),
+    ],
+)
+def test_inputs_are_the_first_batch(tmp_path, inputs):
+    watch = AttentionTensorBoard(tmp_path, inputs(), write_images=False)
+    assert watch.inputs.shape == (2, T, C)
+    watch.write(make_model(), 0)
+    watch.close()
 
 
 def test_a_layer_called_twice_is_logged_twice(tmp_path):
@@ -438,7 +659,7 @@ def broken_layer(monkeypatch):
     def fail(*args):
         raise RuntimeError("no paint")
 
-    monkeypatch.setattr(_heatmaps, "encode_png", fail)
+    monkeypatch.setattr(_pages, "encode_png", fail)
 
 
 def test_a_picture_that_fails_stops_neither_training_nor_scalars(tmp_path, monkeypatch):
@@ -448,7 +669,7 @@ def test_a_picture_that_fails_stops_neither_training_nor_scalars(tmp_path, monke
     assert len([w for w in caught if "AttentionTensorBoard" in str(w.message)]) == 1
     log = Log(tmp_path)
     assert set(log) == SCALARS
-    assert all(set(steps) == {0, 1, 2} for steps in log.values())
+    assert all(set(steps) == {-1, 0, 1, 2} for steps in log.values())
 
 
 @pytest.mark.parametrize(
@@ -487,19 +708,67 @@ def test_a_model_without_attention_is_warned_of_once(tmp_path):
 
 
 def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch):
+    """A disk that is full for a moment, in the middle of a file."""
     watch = AttentionTensorBoard(tmp_path, data(1), write_images=False)
-    write, calls = _summaries.EventFileWriter.add_event, []
+    write, calls = _event_log._Local.write, []
 
-    def add_event(self, event):
-        calls.append(event)
-        if len(calls) == 2:  # after the header that every file begins with
+    def fail_once(file, values, size):
+        calls.append(size)
+        if len(calls) == 6:  # the second step, of three runs, records and, once, a layout
+            file.write(values[: len(values) // 2])
             raise OSError("No space left on device")
-        write(self, event)
+        return write(file, values, size)
 
-    monkeypatch.setattr(_summaries.EventFileWriter, "add_event", add_event)
+    monkeypatch.setattr(_event_log._Local, "write", staticmethod(fail_once))
+    monkeypatch.setattr(attention_tensorboard, "_PATIENCE", 0)
     with pytest.warns(UserWarning, match="No space left"):
         fit(make_model(), [watch], epochs=3)
-    assert set(Log(tmp_path)["epoch_attention_max/attention"]) == {1, 2}
+    assert set(Log(tmp_path)["epoch_attention_max/attention"]) == {-1, 1, 2}
+
+
+def test_a_full_disk_gets_no_empty_files(tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, values):
+            raise OSError(28, "No space left on device")
+
+    create = staticmethod(lambda path: Full(path, "x"))
+    monkeypatch.setattr(_event_log._Local, "create", create)
+    with pytest.warns(UserWarning, match="No space left") as caught:
+        fit(make_model(), [AttentionTensorBoard(tmp_path, data(1))], epochs=3)
+    assert len([w for w in caught if "AttentionTensorBoard" in str(w.message)]) == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_bucket_that_does_not_answer_is_left_alone(tmp_path, monkeypatch):
+    calls, now = [], [0.0]
+
+    def ask(directory):
+        calls.append(directory)
+        now[0] += 100
+        raise OSError("the bucket does not answer")
+
+    monkeypatch.setattr(_event_log._Local, "listdir", staticmethod(ask))
+    monkeypatch.setattr(attention_tensorboard.time, "monotonic", lambda: now[0])
+    watch = AttentionTensorBoard(tmp_path, data(1))
+    with pytest.warns(UserWarning, match="does not answer"):
+        fit(make_model(), [watch], epochs=5)
+    assert len(calls) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_drawn(tmp_path, value):
+    x = data(1)
+    x[0, 1] = value
+    watch = AttentionTensorBoard(tmp_path, x)
+    with pytest.warns(UserWarning, match="not finite numbers") as caught:
+        fit(make_model(), [watch], epochs=2)
+    assert len([w for w in caught if "AttentionTensorBoard" in str(w.message)]) == 1
+    log = Log(tmp_path)
+    pixels = log.picture("attention/attention/image", 0)
+    red = (pixels == _colors.PALETTE[_colors.NOT_A_NUMBER]).all(-1)
+    assert red.sum() > 35**2
+    assert np.isnan(log["epoch_attention_entropy/attention"][1])
 
 
 @pytest.mark.parametrize(
@@ -528,7 +797,8 @@ def test_tokens_that_do_not_fit_are_warned_of(tmp_path, tokens, message):
         ({"inputs": data(0)}, "`inputs` must be one batch"),
         ({"inputs": [data(1), data(2)]}, "`inputs` must be one batch"),
         ({"inputs": keras.Input((3,))}, "`inputs` must be one batch"),
-        ({"inputs": tf.data.Dataset.range(3).batch(3)}, "next\\(iter\\(dataset\\)\\)"),
+        ({"inputs": tf.data.Dataset.range(0).batch(3)}, "whose first batch cannot be had"),
+        ({"inputs": (data(1),) * 4}, "several inputs in a list"),
         ({"tokens": "a b"}, "`tokens` must be a list with one list of strings"),
         ({"tokens": ["a b"]}, "`tokens` must be a list with one list of strings"),
         ({"tokens": [[1, 2]]}, "`tokens` must be a list with one list of strings"),

@@ -1,14 +1,16 @@
 """The contract at its edges: nothing at all, integers, halves whose sum is too large."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 from cases import CASES
-from common import numpy, random
+from common import assert_rounded_alike, numpy, random
 from keras import ops
 
 from keras_sam import attend
-from keras_sam.layers import CrossAttention, SelectiveAttention
+from keras_sam.layers import CBAM, CrossAttention, SelectiveAttention, SelfAttention
 
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -79,24 +81,6 @@ def test_means_of_halves_whose_sum_is_too_large(masked):
     np.testing.assert_allclose(numpy(layer(inputs, mask=mask)), 20.0, rtol=2e-3)
 
 
-def test_hierarchical_attention():
-    """Words are pooled to sentences, and those to a document, with padding of both."""
-    words = keras.Input((4, 6), dtype="int32")
-    x = keras.layers.Embedding(11, 8, mask_zero=True)(words)
-    x = keras.layers.TimeDistributed(SelectiveAttention())(x)
-    model = keras.Model(words, SelectiveAttention()(x))
-    document = np.random.default_rng(0).integers(1, 11, (2, 4, 6)).astype("int32")
-    document[:, :, 4:] = 0
-    whole = numpy(model(document))
-    document[0, 2:] = 0
-    shorter = numpy(model(document))
-    assert np.isfinite(shorter).all()
-    assert (shorter[0] != whole[0]).any()
-    np.testing.assert_allclose(shorter[1], whole[1], rtol=1e-6)
-    first = numpy(model.layers[2](model.layers[1](document[:1, :2])))
-    np.testing.assert_allclose(shorter[:1], numpy(model.layers[3](first)), rtol=1e-5)
-
-
 @pytest.mark.parametrize("normalizer", ["softmax", "entmax", "sparsemax", "sigmoid"])
 @pytest.mark.parametrize("block_size", ["auto", 8])
 def test_the_future_changes_no_bit(block_size, normalizer):
@@ -107,3 +91,95 @@ def test_the_future_changes_no_bit(block_size, normalizer):
         array[:, :, -1] *= 1e6
     found = numpy(attend(*map(ops.convert_to_tensor, (query, key, value)), **options))
     np.testing.assert_array_equal(found[:, :, :-1], expected[:, :, :-1])
+
+
+@pytest.mark.parametrize("score", ["additive", "bilinear", "low_rank_bilinear", "cosine"])
+@pytest.mark.parametrize("layer", [SelfAttention, SelectiveAttention])
+def test_one_head_in_a_graph(layer, score):
+    """TensorFlow crashed where it fused products of batches with what is added to them."""
+    options = {"relation": "self"} if layer is SelectiveAttention else {}
+    one = layer(num_heads=1, score=score, **options)
+    inputs = random(2, 300, 4)
+    model = keras.Sequential([keras.Input((None, 4)), one])
+    expected = numpy(model(inputs))
+    assert_rounded_alike(model.predict(inputs, verbose=0), expected)
+
+
+def inputs_by_name(case):
+    names = list(inspect.signature(case.layer.call).parameters)[1:]
+    return dict(zip(names, case.inputs(), strict=False))
+
+
+@pytest.mark.tensorflow
+@every
+def test_ragged_tensors(case):
+    """The message says how to fill them up and, where there is a mask, how to make it."""
+    import tensorflow as tf
+
+    inputs = inputs_by_name(case)
+    for index, (name, array) in enumerate(inputs.items()):
+        ragged = tf.RaggedTensor.from_tensor(
+            array, lengths=[1, 2] if array.ndim > 2 else None
+        )
+        expected = rf"`{name}` must not be ragged, in {case.layer.__name__} 'ours'\. "
+        expected += rf"`{name}\.to_tensor\(\)` fills it up"
+        if index in case.masks.values():
+            mask = next(m for m, i in case.masks.items() if i == index)
+            expected += rf", and `{mask}=tf\.sequence_mask\({name}\.row_lengths\(\)\)`"
+        changed = {**inputs, name: ragged}
+        with pytest.raises(ValueError, match=expected):
+            case.make(name="ours")(**changed)
+        with pytest.raises(ValueError, match=expected):
+            case.make(name="ours")(*changed.values())
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("layer", [SelfAttention, SelectiveAttention])
+def test_a_ragged_tensor_filled_up_as_the_message_says(layer):
+    import tensorflow as tf
+
+    inputs = tf.RaggedTensor.from_row_lengths(random(7, 8), [5, 2])
+    one = layer(num_heads=2)
+    mask = tf.sequence_mask(inputs.row_lengths())
+    found = numpy(one(inputs.to_tensor(), mask=mask))
+    for row, array in zip(found, inputs, strict=True):
+        alone = numpy(one(array[None]))[0]
+        np.testing.assert_allclose(
+            row[: len(alone)] if row.ndim > 1 else row, alone, atol=1e-6
+        )
+
+
+@every
+def test_a_list_of_tensors(case):
+    """The habit of Keras's `Attention`."""
+    inputs = inputs_by_name(case)
+    message = rf"`{next(iter(inputs))}` must be a tensor, in {case.layer.__name__} 'ours', "
+    parameters = inspect.signature(case.layer.call).parameters
+    needed = [n for n, p in parameters.items() if p.default is p.empty and n != "self"]
+    message += rf"which is called as `layer\({', '.join(needed)}\)`\. Received: "
+    for arrays in (list(inputs.values()), tuple(case.symbols())):
+        with pytest.raises(ValueError, match=message):
+            case.make(name="ours")(arrays)
+
+
+WRONG_CALLS = {
+    "two tensors": (SelfAttention, ("x", "x"), {}, "`inputs` must be the only tensor"),
+    "three": (SelfAttention, ("x", "x", "x"), {}, "Received: 3 tensors, of shapes"),
+    "a value": (SelfAttention, ("x",), {"value": "x"}, "keyword argument 'value', in"),
+    "no input": (SelfAttention, (), {"query": "x", "value": "x"}, "argument: 'inputs', in"),
+    "no value": (CrossAttention, ("x",), {}, "Missing a required argument: 'value', in"),
+    "masks": (CrossAttention, ("x", "x"), {"mask": "x"}, "keyword argument 'mask', in"),
+    "nothing": (CBAM, (), {}, "Missing a required argument: 'inputs', in"),
+}
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["eager", "symbolic"])
+@pytest.mark.parametrize("name", WRONG_CALLS)
+def test_calls_of_other_layers(name, symbolic):
+    """The habits of `MultiHeadAttention`: the message names the layer and its call."""
+    layer, args, kwargs, message = WRONG_CALLS[name]
+    x = keras.Input((5, 8)) if symbolic else random(2, 5, 8)
+    options = {} if layer is CBAM else {"num_heads": 2}
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        layer(**options, name="ours")(*(x for _ in args), **dict.fromkeys(kwargs, x))
+    assert f"{layer.__name__} 'ours', which is called as `layer(" in str(error.value)

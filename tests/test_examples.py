@@ -59,6 +59,16 @@ TABLE = (
         ("*/train/events.*", "*/attention/events.*"),
     ),
     Example(
+        "classify_documents",
+        {
+            r"(\d+) documents to learn from": (500, 5000),
+            f"always the most frequent package: {PERCENT}": (10, 35),
+            f"without attention: {PERCENT}": (40, 100),
+            f"hierarchical attention: {PERCENT}": (40, 100),
+            r"(?:asyncio|xml): (\d+)% of the weight of": (5, 100),
+        },
+    ),
+    Example(
         "select_features",
         {
             f"SelectiveAttention +{PERCENT}": (70, 100),

@@ -1,302 +1,294 @@
-"""The pictures and numbers of AttentionTensorBoard, without Keras and TensorBoard."""
+"""The pictures of AttentionTensorBoard, without Keras and TensorBoard."""
 
 import io
 
-import matplotlib
 import numpy as np
 import oracles
 import pytest
 from PIL import Image
 
-from keras_sam.callbacks import _font, _heatmaps
-from keras_sam.callbacks._heatmaps import HeatMap
-from keras_sam.callbacks._kinds import KINDS
-from keras_sam.callbacks._statistics import summarize
-from keras_sam.callbacks._viridis import VIRIDIS
-from keras_sam.recording import AttentionDetails
+from keras_sam.callbacks import _colors, _fonts, _heatmaps, _pages, _panels
+from keras_sam.callbacks._colors import Multiples, Range
+from keras_sam.callbacks._heatmaps import Axis, HeatMap
+from keras_sam.callbacks._survey import survey
+from keras_sam_viewer.layers import Layer
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (3, 7), (17, 13), (64, 64), (101, 53), (256, 3)]
 
 
-def decode(png):
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+def softmax_rows(*shape, allowed=None, scale=2):
+    scores = np.random.default_rng(0).normal(size=shape, scale=scale)
+    if allowed is None:
+        return oracles.softmax(scores).astype("float32")
+    weights = oracles.softmax(np.where(allowed, scores, -1e9)) * allowed
+    return weights.astype("float32")
 
 
-def page(heat_maps, note=""):
-    codes, corners = _heatmaps.page([heat_maps], note)
-    return decode(_heatmaps.encode_png(codes)), corners
+def draw(layer, **kwargs):
+    page = _panels.page(layer, survey(layer, 1, _heatmaps.LARGEST_SIDE), 0, **kwargs)
+    pixels, corners = _pages.draw(page)
+    maps = [heat_map for panel in page.panels for heat_map in panel]
+    return pixels, corners, maps, page
 
 
-def softmax_rows(seed, *shape):
-    scores = np.random.default_rng(seed).normal(size=shape, scale=2)
-    return oracles.softmax(scores).astype("float32")
+# Colors.
 
 
-def color(share):
-    level = np.rint(share * (_heatmaps.LEVELS - 1)) / (_heatmaps.LEVELS - 1)
-    return VIRIDIS[np.rint(level * 255).astype(int)]
+def lightness(colors):
+    linear = (colors / 255.0) ** 2.2
+    return linear @ [0.2126, 0.7152, 0.0722]
 
 
-def test_viridis_is_matplotlibs():
-    expected = matplotlib.colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
-    np.testing.assert_array_equal(VIRIDIS, expected)
+def test_the_ramp_gets_darker_all_the_way():
+    ramp = _colors.PALETTE[: _colors.LEVELS].astype(float)
+    assert (np.diff(lightness(ramp)) < 1e-9).all()
+    assert ramp[0].tolist() == [255, 255, 255]
+    assert ramp[-1].tolist() == [0x19, 0x0B, 0x3D]
 
 
-def test_the_palette_is_viridis_from_end_to_end():
-    np.testing.assert_array_equal(_heatmaps.PALETTE[0], VIRIDIS[0])
-    np.testing.assert_array_equal(_heatmaps.PALETTE[_heatmaps.LEVELS - 1], VIRIDIS[255])
-    assert not (_heatmaps.PALETTE[_heatmaps.LEVELS :, None] == VIRIDIS).all(-1).any()
+@pytest.mark.parametrize(
+    ("keys", "top", "ticks"),
+    [
+        (1, 2, ["1/8x", "1x", "2x"]),
+        (7, 8, ["1/8x", "1x", "8x"]),
+        (64, 64, ["1/8x", "1x", "4x", "16x", "64x"]),
+        (300, 256, ["1/8x", "1x", "4x", "16x", "64x", "256x+"]),
+    ],
+)
+def test_uniform_attention_has_the_same_color_whatever_the_keys(keys, top, ticks):
+    scale = Multiples(keys)
+    found = scale.positions(np.float32([0, 1 / 8, 1, top, 9999]))
+    np.testing.assert_allclose(found, [0, 0, 0.16, 1, 1], atol=1e-6)
+    assert [text for _, text in scale.ticks()] == ticks
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 11), (40, 7)])
-def test_a_png_holds_every_pixel(shape):
-    codes = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    pixels = decode(_heatmaps.encode_png(codes))
-    np.testing.assert_array_equal(pixels, _heatmaps.PALETTE[codes])
+def test_a_range_says_its_ends():
+    scale = Range(0.43, 0.5)
+    np.testing.assert_allclose(scale.positions(np.array([0.43, 0.465, 0.5])), [0, 0.5, 1])
+    assert scale.ticks() == [(0.0, "0.430"), (1.0, "0.500")]
+    assert (Range(2.0, 2.0).positions(np.ones(3)) == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1, "1"), (0.5, "0.500"), (0.0123456, "0.0123"), (0, "0")]
+)
+def test_numbers_are_short(value, text):
+    assert _colors.number(value) == text
+
+
+# Cells.
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_cell_has_the_color_of_its_weight(shape):
-    values = np.random.default_rng(1).uniform(0, 0.3, shape).astype("float32")
-    cell = _heatmaps.cell_side(shape)
-    pixels, [(top, left)] = page([HeatMap(values)])
-    for i, j in np.ndindex(*shape):
-        y, x = top + i * cell, left + j * cell
-        block = pixels[y : y + cell, x : x + cell]
-        assert block.shape == (cell, cell, 3)
-        expected = color(values[i, j] / values.max())
-        assert np.all(block == expected), f"cell {(i, j)}"
+@pytest.mark.parametrize("square", [False, True])
+def test_every_cell_has_the_color_of_its_weight(shape, square):
+    values = np.random.default_rng(1).uniform(0, 4, shape).astype("float32")
+    scale = Multiples(13)
+    heat_map = HeatMap(values, scale, rows=Axis(), columns=Axis(), square=square)
+    image, (top, left) = _heatmaps.draw(heat_map)
+    height, width = _heatmaps.cells(heat_map)
+    assert not square or height == width
+    expected = np.rint(scale.positions(values) * (_colors.LEVELS - 1))
+    shown = image[top:, left:][: shape[0] * height, : shape[1] * width]
+    np.testing.assert_array_equal(shown, np.kron(expected, np.ones((height, width))))
 
 
-def test_small_maps_have_large_cells_and_large_maps_do_not_explode():
-    assert _heatmaps.cell_side((3, 3)) == 32
-    assert _heatmaps.cell_side((16, 16)) == 10
-    assert _heatmaps.cell_side((64, 64)) == 3
-    assert _heatmaps.cell_side((128, 128)) == 1
-    for length in range(1, 1500, 37):
-        codes, _ = _heatmaps.draw(HeatMap(np.ones((length, length))))
-        assert 32 <= codes.shape[0] <= 256
-
-
-@pytest.mark.parametrize("shape", [(257, 300), (600, 10), (1031, 1031)])
-def test_pooling_keeps_a_single_bright_cell(shape):
-    values = np.full(shape, 1e-4, "float32")
-    i, j = shape[0] - 1, shape[1] // 2
-    values[i, j] = 0.5
-    step = _heatmaps.pooling(shape)
-    codes, top = _heatmaps.draw(HeatMap(values), cell=1)
-    assert max(codes.shape) <= 256
-    assert top == 0.5
-    assert codes[i // step, j // step] == _heatmaps.LEVELS - 1
-    assert (codes == _heatmaps.LEVELS - 1).sum() == 1
-
-
-def test_pooling_hides_only_what_is_masked_altogether():
-    allowed = np.tri(512, dtype=bool)
-    values = np.where(allowed, np.float32(1 / 512), 0)
-    codes, _ = _heatmaps.draw(HeatMap(values, allowed=allowed), cell=1)
-    expected = np.where(np.tri(256, dtype=bool), _heatmaps.LEVELS - 1, _heatmaps.MASKED)
-    np.testing.assert_array_equal(codes, expected)
-
-
-def test_masked_cells_are_gray_and_do_not_set_the_scale():
-    values = np.array([[0.2, 9.0], [0.1, 0.4]], "float32")
-    allowed = np.array([[True, False], [True, True]])
-    codes, top = _heatmaps.draw(HeatMap(values, allowed=allowed), cell=1)
-    assert top == np.float32(0.4)
-    assert codes.tolist() == [[126, _heatmaps.MASKED], [63, _heatmaps.LEVELS - 1]]
-
-
-@pytest.mark.filterwarnings("error")
 def test_odd_values_have_colors_of_their_own():
-    values = np.array([[np.nan, np.inf], [0.5, 1.0]], "float32")
-    codes, top = _heatmaps.draw(HeatMap(values), cell=1)
-    assert top == 1
-    assert codes.tolist() == [[_heatmaps.NOT_A_NUMBER] * 2, [126, 251]]
-    for value in (0.0, np.nan, 1e-38, 3e38):
-        codes, _ = _heatmaps.draw(HeatMap(np.full((2, 3), value, "float32")))
-        assert codes.shape == (64, 96)
-    _heatmaps.draw(HeatMap(np.ones((2, 2)), allowed=np.zeros((2, 2), bool)))
+    values = np.array([[np.nan, np.inf, -1.0], [0.5, 1.0, 0.0]], "float32")
+    codes = _colors.codes(values, values >= 0, Multiples(2))
+    assert codes[0].tolist() == [_colors.MASKED, _colors.NOT_A_NUMBER, _colors.MASKED]
+    codes = _colors.codes(values, None, Multiples(2))
+    assert codes[0, :2].tolist() == [_colors.NOT_A_NUMBER] * 2
+
+
+def test_masked_cells_are_hatched():
+    allowed = np.array([[True, False]])
+    image, _ = _heatmaps.draw(HeatMap(np.ones((1, 2)), Multiples(2), allowed=allowed))
+    assert (image == _colors.HATCH).sum() > 40
+    assert (image == _colors.MASKED).sum() > 4 * (image == _colors.HATCH).sum()
+
+
+def test_labels_stand_beside_small_maps_and_numbers_beside_large_ones():
+    for length, labels in ((7, True), (26, True), (27, False), (200, False)):
+        words = Axis(tuple(f"word{n}" for n in range(length)))
+        plain, _ = _heatmaps.draw(HeatMap(np.ones((length, 5)), Multiples(5), rows=Axis()))
+        image, _ = _heatmaps.draw(HeatMap(np.ones((length, 5)), Multiples(5), rows=words))
+        assert (image.shape[1] > plain.shape[1]) == labels
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"), [("a", "a"), ("\n", "\\n"), (" a", "' a'"), ("", "''")]
+)
+def test_white_space_is_visible(token, shown):
+    assert _heatmaps.visible(token) == shown
+
+
+@pytest.mark.parametrize("text", ["head 0", "Straße", "你好", "🙂", "", "a\u0301"])
+def test_any_letters_can_be_drawn(text):
+    mask = _fonts.draw(text, 11, 60)
+    assert mask.shape[0] == _fonts.draw("head", 11).shape[0]
+    assert mask.shape[1] <= 62
+    assert mask.any() == bool(text)
+
+
+def test_long_words_end_with_dots():
+    assert _fonts.draw("a" * 99, 11, 60).shape[1] <= 62
+
+
+# Pages.
+
+
+def test_a_late_row_of_a_long_causal_map_has_many_colors():
+    allowed = np.tri(512, dtype=bool)[None, None]
+    weights = softmax_rows(1, 4, 512, 512, allowed=allowed)
+    pixels, corners, _, _ = draw(Layer("a", "self", weights, allowed))
+    for top, left in corners:
+        row = pixels[top + 192, left : left + 190]  # row 384 of 512, two to a cell
+        assert len(np.unique(row)) >= 50
+
+
+def test_colors_are_those_of_multiples_of_uniform():
+    allowed = np.tri(6, dtype=bool)[None, None]
+    weights = softmax_rows(1, 2, 6, 6, allowed=allowed)
+    pixels, corners, maps, page = draw(Layer("a", "self", weights, allowed))
+    for head, ((top, left), heat_map) in enumerate(zip(corners, maps, strict=True)):
+        height, width = _heatmaps.cells(heat_map)
+        multiples = weights[0, head] * np.arange(1, 7)[:, None]
+        codes = np.rint(Multiples(6).positions(multiples) * (_colors.LEVELS - 1))
+        shown = pixels[top + 1 :: height, left + 1 :: width][:6, :6]
+        np.testing.assert_array_equal(shown[np.tri(6) > 0], codes[np.tri(6) > 0])
+        # The first row, with one key, is left out of the maximum.
+        inner = weights[0, head, 1:]
+        assert f"max {_colors.number(inner.max())}," in heat_map.caption
+    assert page.legends[0][1] == Multiples(6)
+
+
+def test_padding_is_cropped_and_said():
+    allowed = np.outer(np.arange(40) < 7, np.arange(40) < 7)[None, None]
+    layer = Layer("a", "self", softmax_rows(1, 2, 40, 40, allowed=allowed), allowed)
+    words = ["the", "cat", "sat", "on", "the", "mat", "."]
+    _, _, maps, page = draw(layer, labels=(words, words))
+    assert [heat_map.values.shape for heat_map in maps] == [(7, 7)] * 2
+    assert maps[0].rows.labels == tuple(words)
+    assert "40 x 40, 7 x 7 shown" in page.note
+
+
+def test_an_example_that_is_padding_alone_is_drawn():
+    allowed = np.zeros((1, 1, 5, 5), bool)
+    pixels, _, _, _ = draw(Layer("a", "self", np.zeros((1, 2, 5, 5), "float32"), allowed))
+    assert (pixels == _colors.HATCH).any()
+
+
+def test_large_maps_keep_a_single_strong_cell():
+    weights = np.full((1, 1, 600, 300), 1e-4, "float32")
+    weights[0, 0, 599, 150] = 0.97
+    pixels, [(top, left)], [heat_map], page = draw(Layer("a", "cross", weights))
+    assert heat_map.steps == (3, 2)
+    assert "3 x 2 weights share a cell" in page.note
+    strong = pixels[top + 199, left + 75]
+    assert strong == _colors.LEVELS - 1
+    assert (heat_map.values > 200).sum() == 1
+
+
+KINDS = [
+    ("self", (1, 2, 5, 5), None, [(5, 5)] * 2),
+    ("self", (1, 2, 6, 6), (2, 3), [(6, 6), (2, 3)] * 2),
+    ("self", (1, 1, 12, 12), (2, 3, 2), [(12, 12), (3, 4)]),
+    ("cross", (1, 2, 5, 11), None, [(5, 11)] * 2),
+    ("selective", (1, 3, 7), None, [(3, 7)]),
+    ("selective", (1, 2, 6), (2, 3), [(2, 3)] * 2),
+    ("spatial", (1, 7, 1), None, [(1, 7)] * 2),
+    ("spatial", (1, 4, 7, 1), None, [(4, 7)] * 2),
+    ("spatial", (1, 2, 4, 7, 1), None, [(4, 14)] * 2),
+    ("pointwise_spatial", (1, 4, 7, 5), None, [(4, 7)] * 2),
+    ("channel", (1, 1, 1, 5), None, [(1, 5)] * 2),
+]
+
+
+@pytest.mark.parametrize(("kind", "shape", "grid", "expected"), KINDS)
+@pytest.mark.parametrize("value", [None, np.nan, np.inf, 0.0])
+def test_every_kind_is_drawn_whatever_its_weights(kind, shape, grid, expected, value):
+    weights = softmax_rows(*shape)
+    if value is not None:
+        weights[0] = value
+    layer = Layer("a", kind, weights, None, grid, grid)
+    pixels, corners, maps, _ = draw(layer)
+    assert [heat_map.values.shape for heat_map in maps] == expected
+    assert len(set(corners)) == len(maps)
+    is_odd = value is not None and not np.isfinite(value)
+    assert (pixels == _colors.NOT_A_NUMBER).any() == is_odd
+    image = Image.open(io.BytesIO(_pages.encode_png(pixels))).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(image), _colors.PALETTE[pixels])
+
+
+def test_gates_are_drawn_from_0_to_1_and_between_their_own_ends():
+    gate = np.linspace(0.43, 0.5, 12, dtype="float32").reshape(1, 3, 4, 1)
+    _, _, maps, page = draw(Layer("a", "spatial", gate))
+    assert [scale for _, scale in page.legends] == [m.scale for m in maps]
+    assert maps[0].scale == Range(0, 1)
+    assert maps[1].scale.ticks() == [(0.0, "0.430"), (1.0, "0.500")]
+    assert maps[1].title == "0.430 to 0.500"
+    # Near one half, the fixed scale shows hardly any difference.
+    codes = _colors.codes(maps[0].values, None, maps[0].scale)
+    assert np.ptp(codes.astype(int)) < 0.1 * _colors.LEVELS
+
+
+def test_what_a_position_receives_is_the_mean_over_the_queries():
+    allowed = np.ones((1, 1, 6, 6), bool)
+    allowed[..., 4:, :] = False  # these queries do not attend
+    weights = softmax_rows(1, 2, 6, 6, allowed=allowed)
+    _, _, maps, _ = draw(Layer("a", "self", weights, allowed, (2, 3), (2, 3)))
+    for head, received in enumerate(maps[1::2]):
+        expected = 6 * weights[0, head, :4].mean(0).reshape(2, 3)
+        np.testing.assert_allclose(received.values, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("count", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (6, 3), (8, 4), (12, 4)]
 )
 def test_panels_make_about_a_square(count, columns):
-    assert _heatmaps.columns_for(count) == columns
+    assert _pages.columns_for(count) == columns
 
 
-def test_no_panel_is_lost_or_overlaps():
-    for count in range(1, 18):
-        panels = [[HeatMap(np.eye(4, 3) * (n + 1), f"head {n}")] for n in range(count)]
-        codes, corners = _heatmaps.page(panels, "rows: queries")
-        cell = _heatmaps.cell_side((4, 3))
-        assert len(set(corners)) == count
-        for top, left in corners:
-            shown = codes[top : top + 4 * cell : cell, left : left + 3 * cell : cell]
-            np.testing.assert_array_equal(shown, 251 * np.eye(4, 3))
-        assert np.all(codes[-1] == _heatmaps.PAPER)
-        assert np.all(codes[:, -1] == _heatmaps.PAPER)
+# Over pictures.
 
 
-def test_the_gray_of_the_legend_shows_when_something_is_masked():
-    allowed = np.array([[True, False]])
-    with_mask, _ = _heatmaps.page([[HeatMap(np.ones((1, 2)), "", allowed)]], "")
-    without, _ = _heatmaps.page([[HeatMap(np.ones((1, 2)))]], "")
-    gray = _heatmaps.MASKED
-    assert (with_mask == gray).sum() == 32 * 32 + 14 * 14
-    assert not (without == gray).any()
-
-
-def test_letters_differ_and_unknown_ones_are_question_marks():
-    known = "0123456789abcdefghijklmnopqrstuvwxyz.,:-/+()#=_'>? "
-    drawn = {_font.render(letter).tobytes() for letter in known}
-    assert len(drawn) == len(known)
-    assert _font.render("a\u4e2d").tobytes() == _font.render("a?").tobytes()
-    assert _font.render("Ab").tobytes() == _font.render("ab").tobytes()
-    assert _font.render("").shape == (7, 1)
-    assert _font.render("ab", scale=3).shape == (21, 39)
-
-
-def statistics(kind, weights, details, mask=None):
-    allowed = KINDS[kind].allowed(weights)
-    if mask is not None:
-        allowed = np.broadcast_to(mask, weights.shape)
-    rows = KINDS[kind].statistics(weights, allowed, details)
-    return {name: summarize(*pair) for name, pair in rows.items()}
-
-
-def places(grid):
-    return np.stack(np.unravel_index(np.arange(np.prod(grid)), grid), -1)
-
-
-PAIRS = {
-    "plain": ((7, 7), None, None, None),
-    "cross": ((5, 11), None, None, None),
-    "causal": ((7, 7), None, None, np.tri(7, dtype=bool)),
-    "padding": ((7, 7), None, None, np.outer(np.arange(7) < 5, np.arange(7) < 5)),
-    "picture": ((6, 6), (2, 3), (2, 3), None),
-    "pictures": ((6, 10), (2, 3), (5, 2), None),
-    "volume": ((12, 12), (2, 3, 2), (2, 3, 2), None),
-}
-
-
-@pytest.mark.parametrize("told", [True, False], ids=["mask known", "mask inferred"])
-@pytest.mark.parametrize("case", PAIRS)
-def test_statistics_of_pairs(case, told):
-    shape, query_grid, key_grid, mask = PAIRS[case]
-    allowed = np.ones(shape, bool) if mask is None else mask
-    weights = softmax_rows(2, 3, 2, *shape) * allowed
-    details = AttentionDetails("cross", query_grid, key_grid)
-    found = statistics("cross", weights, details, allowed if told else None)
-    query, key = places(query_grid or shape[:1]), places(key_grid or shape[1:])
-    distances = np.linalg.norm(query[:, None] - key[None], axis=-1)
-    expected = np.array(
-        [
-            [oracles.attention_statistics(head, allowed, distances) for head in example]
-            for example in weights
-        ]
+@pytest.mark.parametrize(
+    ("picture", "positions"),
+    [
+        ((8, 8), (4, 4)),  # even, as with strides and "same" padding
+        ((13, 7), (7, 4)),  # odd: the last position covers half of what the others do
+        ((28, 28), (26, 26)),  # what "valid" padding leaves
+        ((3, 5), (11, 7)),  # a map of more positions than the picture has pixels
+        ((600, 300), (300, 150)),  # several positions share a cell
+    ],
+)
+def test_every_pixel_lies_over_its_position(picture, positions):
+    numbers = np.stack(np.indices(picture), -1)
+    steps = tuple(-(-n // 256) for n in positions)
+    cells = tuple(-(-n // step) for n, step in zip(positions, steps, strict=True))
+    heat_map = HeatMap(
+        np.ones(cells), Range(), square=True, steps=steps, size=positions, picture=numbers
     )
-    for n, name in enumerate(("entropy", "distance", "max")):
-        layer, heads = found[name]
-        assert layer == pytest.approx(expected[..., n].mean(), rel=1e-5)
-        assert heads == pytest.approx(expected[..., n].mean(0), rel=1e-5)
+    drawn = _heatmaps.draw_cells(heat_map)
+    below = _pages.under(heat_map, drawn.shape)
+    assert below.shape[:2] == drawn.shape
+    cell = _heatmaps.cells(heat_map)[0]
+    for axis in (0, 1):
+        along = below[..., axis].take(0, axis=1 - axis)
+        for pixel, found in enumerate(along):
+            center = (pixel + 0.5) / cell * steps[axis]  # in positions
+            first = min(center, positions[axis] - 1e-6) * picture[axis] / positions[axis]
+            assert found == int(first)
 
 
-def test_sigmoid_rows_are_divided_by_their_sum():
-    weights = np.random.default_rng(3).uniform(size=(2, 3, 5, 5)).astype("float32")
-    details = AttentionDetails("self")
-    scaled = weights * np.float32([0.1, 1, 7])[:, None, None]
-    found, expected = (statistics("self", w, details) for w in (scaled, weights))
-    for name in expected:
-        assert found[name][0] == pytest.approx(expected[name][0], rel=1e-5)
-
-
-def test_statistics_of_special_rows():
-    uniform = np.full((1, 1, 4, 4), 0.25, "float32")
-    one = np.eye(4, dtype="float32")[None, None]
-    details = AttentionDetails("self")
-    everything = np.ones((4, 4), bool)
-    assert statistics("self", uniform, details, everything)["entropy"][0] == 1
-    assert statistics("self", one, details, everything)["entropy"][0] == 0
-    assert statistics("self", one, details, everything)["distance"][0] == 0
-    # Nothing to choose from, and nothing at all.
-    assert statistics("self", one, details)["entropy"] == (None, [None])
-    assert statistics("self", 0 * one, details)["max"] == (None, [None])
-    broken = np.where(everything, np.float32(np.nan), 0)[None, None]
-    assert np.isnan(statistics("self", broken, details)["entropy"][0])
-
-
-def test_no_distance_between_a_sequence_and_a_picture():
-    details = AttentionDetails("cross", None, (2, 3))
-    found = statistics("cross", softmax_rows(4, 1, 1, 5, 6), details)
-    assert set(found) == {"entropy", "max"}
-
-
-def test_statistics_of_parts():
-    weights = softmax_rows(5, 3, 2, 7)
-    found = statistics("selective", weights, AttentionDetails("selective"))
-    nats = -(weights.astype("float64") * np.log(weights)).sum(-1)
-    assert found["entropy"][0] == pytest.approx((nats / np.log(7)).mean(), rel=1e-5)
-    assert found["effective_parts"][1] == pytest.approx(
-        np.exp(nats).mean(0).tolist(), rel=1e-5
-    )
-    assert found["max"][0] == pytest.approx(weights.max(-1).mean(), rel=1e-5)
-    mask = np.arange(7) < 4
-    masked = statistics("selective", weights * mask, AttentionDetails("selective"), mask)
-    short = statistics("selective", weights[:, :, :4], AttentionDetails("selective"))
-    for name in short:
-        assert masked[name][0] == pytest.approx(short[name][0], rel=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["spatial", "pointwise_spatial", "channel"])
-def test_statistics_of_gates(kind):
-    channels = 1 if kind == "spatial" else 5
-    weights = np.random.default_rng(6).uniform(size=(3, 4, 7, channels))
-    found = statistics(kind, weights.astype("float32"), AttentionDetails(kind))
-    assert found["mean"][0] == pytest.approx(weights.mean(), rel=1e-5)
-    assert found["above_half"][0] == pytest.approx((weights > 0.5).mean(), rel=1e-5)
-    largest = weights.max(axis=(1, 2, 3)).mean()
-    assert found["max"][0] == pytest.approx(largest, rel=1e-5)
-    assert ("entropy" in found) == (kind != "channel")
-    if kind != "channel":  # over the places of each map
-        shares = weights / weights.sum((1, 2), keepdims=True)
-        nats = -(shares * np.log(shares)).sum((1, 2))
-        expected = (nats / np.log(28)).mean()
-        assert found["entropy"][0] == pytest.approx(expected, rel=1e-5)
-
-
-KIND_SHAPES = [
-    ("self", (2, 5, 5), None, [(5, 5)] * 2),
-    ("self", (2, 6, 6), (2, 3), [(6, 6), (2, 3)] * 2),
-    ("self", (1, 12, 12), (2, 3, 2), [(12, 12), (3, 4)]),
-    ("cross", (2, 5, 11), None, [(5, 11)] * 2),
-    ("selective", (3, 7), None, [(3, 7)]),
-    ("selective", (2, 6), (2, 3), [(2, 3)] * 2),
-    ("spatial", (7, 1), None, [(1, 7)]),
-    ("spatial", (4, 7, 1), None, [(4, 7)]),
-    ("spatial", (2, 4, 7, 1), None, [(4, 14)]),
-    ("pointwise_spatial", (4, 7, 5), None, [(4, 7)]),
-    ("channel", (1, 1, 5), None, [(1, 5)]),
-]
-
-
-@pytest.mark.parametrize(("kind", "shape", "grid", "maps"), KIND_SHAPES)
-def test_every_kind_draws_its_maps(kind, shape, grid, maps):
-    weights = np.random.default_rng(7).uniform(size=shape).astype("float32")
-    allowed = KINDS[kind].allowed(weights[None])[0]
-    panels = KINDS[kind].panels(weights, allowed, AttentionDetails(kind, grid, grid))
-    assert [heat_map.values.shape for panel in panels for heat_map in panel] == maps
-    codes, _ = _heatmaps.page(panels, "")
-    assert len(np.unique(codes)) > 3
-
-
-def test_the_map_beside_a_matrix_is_the_mean_over_its_rows():
-    weights = softmax_rows(8, 2, 6, 6)
-    weights[:, 4:] = 0  # padding does not attend and does not count
-    details = AttentionDetails("self", (2, 3), (2, 3))
-    allowed = KINDS["self"].allowed(weights[None])[0]
-    panels = KINDS["self"].panels(weights, allowed, details)
-    for head, (_, received) in enumerate(panels):
-        expected = weights[head, :4].mean(0).reshape(2, 3)
-        np.testing.assert_allclose(received.values, expected, rtol=1e-6)
+def test_a_veil_is_clear_where_weight_is():
+    weights = np.full((1, 1, 4), 0.01, "float32")
+    weights[..., 2] = 0.97
+    layer = Layer("a", "selective", weights, None, (2, 2), (2, 2))
+    pixels, corners, maps, _ = draw(layer, picture=np.zeros((8, 8, 3)))
+    (top, left), cell = corners[1], _heatmaps.cells(maps[1])[0]
+    assert pixels.ndim == 3
+    shown = pixels[top + cell // 2 :: cell, left + cell // 2 :: cell][:2, :2]
+    assert (shown[1, 0] < 20).all()  # the black picture
+    assert (np.delete(shown.reshape(4, 3), 2, 0) > 150).all()

@@ -1,5 +1,6 @@
 """What AttentionTensorBoard writes, in a real TensorBoard in a real browser."""
 
+import json
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from keras_sam import SelfAttention, record_attention
-from keras_sam.callbacks import AttentionTensorBoard, _heatmaps
+from keras_sam.callbacks import AttentionTensorBoard, _colors
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright (pip install playwright)"
@@ -29,7 +30,8 @@ pytestmark = [
 ]
 
 HOSTILE = '<img src=x onerror="window.hacked=1">'
-STEPS, T = (0, 1, 2), 6
+STEPS, T = (*range(-1, 11), 12), 6
+CELL = 29  # pixels of a map of so many positions
 SECONDS = 120  # a busy machine starts TensorBoard slowly
 
 
@@ -150,18 +152,21 @@ def test_images_show_the_weights_pixel_for_pixel(page, weights):
     height, width, data = image.evaluate(READ_PIXELS)
     pixels = np.array(data, np.uint8).reshape(height, width, 4)
     assert np.all(pixels[..., 3] == 255)
-    cell = _heatmaps.cell_side((T, T))
-    panels = [[_heatmaps.HeatMap(w, f"head {n}")] for n, w in enumerate(weights[1])]
-    codes, corners = _heatmaps.page(panels, "rows: queries, columns: keys")
-    assert (height, width) == codes.shape
-    for head, (top, left) in zip(weights[1], corners, strict=True):
-        centers = pixels[
-            top + cell // 2 : top + T * cell : cell,
-            left + cell // 2 : left + T * cell : cell,
-            :3,
-        ]
-        expected = np.rint(head / head.max() * (_heatmaps.LEVELS - 1)).astype(int)
-        np.testing.assert_array_equal(centers, _heatmaps.PALETTE[expected])
+    for head in weights[1]:
+        codes = _colors.codes(T * head, None, _colors.Multiples(T))
+        assert contains(pixels[..., :3], _colors.PALETTE[codes], CELL)
+
+
+def contains(pixels, colors, cell):
+    """Whether cells of these colors are anywhere in a picture."""
+    rows, columns = colors.shape[:2]
+    at = cell * np.arange(rows)[:, None], cell * np.arange(columns)
+    height, width = pixels.shape[0] - cell * rows, pixels.shape[1] - cell * columns
+    for top, left in np.argwhere((pixels == colors[0, 0]).all(-1)):
+        inside = top < height and left < width
+        if inside and (pixels[top + at[0], left + at[1]] == colors).all():
+            return True
+    return False
 
 
 def test_scalars_and_a_hostile_name_are_shown(page):
@@ -170,6 +175,27 @@ def test_scalars_and_a_hostile_name_are_shown(page):
         page.get_by_text(f"epoch_attention_{name}", exact=True).first.wait_for()
     cleaned = HOSTILE.replace('"', "_")
     page.get_by_text(f"epoch_attention_entropy/{cleaned}").first.wait_for()
+    # A card for each layer, whatever the number of heads.
+    cards = page.locator("tf-scalar-card").filter(has_text="epoch_attention_distance/")
+    assert cards.count() == 2
+
+
+def test_custom_scalars_have_a_line_for_each_head(page):
+    show(page, "custom_scalars")
+    page.get_by_text("epoch attention: keys used", exact=True).first.wait_for()
+    page.get_by_text("epoch attention: similarity", exact=True).first.wait_for()
+    # The layer, and its two heads.
+    page.get_by_text("Matches (3)").first.wait_for()
+
+
+def test_the_first_and_the_last_steps_are_there(page, address):
+    for kind in ("images/images", "text/text"):
+        tag = "image" if kind.startswith("images") else "tokens"
+        query = f"run=attention/examples&tag=plain/attention/{tag}&sample=0"
+        url = f"{address}data/plugin/{kind}?{query}"
+        with urllib.request.urlopen(url, timeout=SECONDS) as reply:
+            steps = [each["step"] for each in json.load(reply)]
+        assert steps == [-1, 1, 3, 5, 7, 9, 12]
 
 
 def test_tokens_are_a_table(page):
@@ -179,4 +205,4 @@ def test_tokens_are_a_table(page):
     table.wait_for()
     rows = [row.split("\t") for row in table.inner_text().strip().splitlines()]
     cells = [cell.strip() for row in rows for cell in row if cell.strip()]
-    assert {"cat", HOSTILE, "**on**"} <= set(cells)
+    assert {"1 cat", f"3 {HOSTILE}", "4 **on**"} <= set(cells)

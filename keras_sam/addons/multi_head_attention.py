@@ -162,7 +162,7 @@ class MultiHeadAttention(keras.layers.Layer):
         scores = matmul(query, ops.swapaxes(key, -1, -2))  # (..., H, T, S)
         weights = self._weights(scores, mask)
         if is_recording():
-            record(self, weights, AttentionDetails(kind))
+            record(self, weights, AttentionDetails(kind), _allowed(mask, weights))
         dropped = weights
         if training and self.dropout > 0:
             dropped = keras.random.dropout(weights, self.dropout, seed=self.seed_generator)
@@ -285,3 +285,12 @@ class MultiHeadAttention(keras.layers.Layer):
 
 def _is_shape(value):
     return isinstance(value, list | tuple) and len(value) >= 2
+
+
+def _allowed(mask, weights):
+    """Returns a mask as booleans with the axes of the weights `(B, H, T, S)`, or None."""
+    if mask is None or len(weights.shape) != 4:
+        return None
+    allowed = ops.cast(mask, "bool")
+    axes = {2: (0, 1), 3: (1,), 4: ()}[len(allowed.shape)]
+    return ops.expand_dims(allowed, axes) if axes else allowed

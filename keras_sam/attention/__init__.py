@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam import normalizers, scores
-from keras_sam.attention import gradient, positions, reference, request
+from keras_sam.attention import gradient, positions, recorded, reference, request
 from keras_sam.attention import policy as policies
 from keras_sam.backend import portable, precision
 from keras_sam.normalizers import masking
@@ -32,6 +32,7 @@ def attend(
     block_size="auto",
     return_attention_scores=False,
     policy=None,
+    on_call=None,
 ):
     """Attends with queries, keys and values that are projected already.
 
@@ -70,6 +71,8 @@ def attend(
             whole then.
         policy: A `keras_sam.attention.policy.Policy`, which chooses the kernel; None is
             the default one.
+        on_call: None, or a function that is handed the `recorded.Call`, from which
+            weights can be had by rows.
 
     Returns:
         The output `(B, H, T, Dv)`, in the dtype of `query`; with
@@ -125,6 +128,8 @@ def attend(
         seed=_draw(seed) if dropout else None,
     )
     inputs = request.Inputs(query, key, value, bias, operands)
+    if on_call is not None:
+        on_call(recorded.Call(inputs, constants, asked))
     if block_size is None or return_attention_scores or portable.is_portable():
         output, weights = reference.attend(inputs, constants, asked)
         output = ops.cast(output, given)

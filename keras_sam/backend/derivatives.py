@@ -65,7 +65,11 @@ def _custom_tensorflow(forward, rule):
         def run(*flat):
             # An eager tape would record the steps of the forward pass all the same.
             stopped = keras.tree.pack_sequence_as(inputs, [*map(tf.stop_gradient, flat)])
-            outputs, residuals = forward(stopped, constants)
+            # What the gradient reads of them becomes an output of an enclosing
+            # `tf.function`, and is differentiated as one where that is called again.
+            outputs, residuals = keras.tree.map_structure(
+                tf.stop_gradient, forward(stopped, constants)
+            )
 
             def gradient(*upstream):
                 given = keras.tree.pack_sequence_as(inputs, flat)

@@ -1,36 +1,34 @@
-"""From attention weights to a PNG, with NumPy and zlib alone.
-
-A picture is a 2-D array of one-byte codes into one palette: the color map first, then
-the few colors of the page around it. Palette pictures are a third of the size of RGB
-ones and compress several times faster.
-"""
+"""One map of attention weights, with its axes, as codes of the palette of `_colors`."""
 
 import dataclasses
 import math
-import struct
-import textwrap
-import zlib
 
 import numpy as np
 
-from keras_sam.callbacks import _font
-from keras_sam.callbacks._viridis import VIRIDIS
+from keras_sam.callbacks import _colors, _fonts
+from keras_sam.callbacks._colors import PAPER
 
-# Codes 0 to LEVELS - 1 are viridis; the rest of the palette is the page.
-LEVELS = 252
-PAPER, INK, MASKED, NOT_A_NUMBER = range(LEVELS, 256)
-PALETTE = np.concatenate(
-    [
-        VIRIDIS[np.rint(np.linspace(0, 255, LEVELS)).astype(int)],
-        np.array([[255, 255, 255], [45, 45, 45], [190, 190, 190], [214, 39, 40]]),
-    ]
-).astype(np.uint8)
+# A map is pooled until it has at most so many cells on each side.
+LARGEST_SIDE = 256
+# And enlarged until each side has about so many pixels.
+_SIDE = 176
+_LARGEST_CELL = 40
+# Cells of this size carry a label each; so many of them at most, or maps get too large.
+_LABELLED_CELL = 14
+_MOST_LABELS = 26
+_LABEL_WIDTH = 84
+_LETTERS = 11
 
-# A map is enlarged or pooled until its longer side has about so many pixels.
-_SIDE = 160
-_LARGEST_SIDE = 256
-_LARGEST_CELL = 32
-_GAP = 10
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """The words or numbers beside the cells of one axis.
+
+    Args:
+        labels: A label for each cell, or None for numbers at some of them.
+    """
+
+    labels: tuple | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,190 +36,137 @@ class HeatMap:
     """One map to draw.
 
     Args:
-        values: Float array `(rows, columns)`.
+        values: Float array `(rows, columns)`, at most `LARGEST_SIDE` of each.
+        scale: What its colors mean: `_colors.Multiples` or `_colors.Range`.
         title: The words above it.
-        allowed: Boolean array like `values`; False is drawn gray. None: all.
+        caption: The smaller words below the title.
+        allowed: Boolean array like `values`; False is hatched. None: all.
+        rows: The `Axis` of the rows; None for a map without numbers beside it.
+        columns: The `Axis` of the columns.
+        square: Whether cells are squares, as positions of a picture are.
+        steps: How many rows and columns of the weights share a cell.
+        size: How many rows and columns of the weights there are; None: a cell each.
+        picture: The picture that the map lies over, `(H, W, 3)` from 0 to 1, or None.
     """
 
     values: np.ndarray
+    scale: object
     title: str = ""
+    caption: str = ""
     allowed: np.ndarray | None = None
+    rows: Axis | None = None
+    columns: Axis | None = None
+    square: bool = False
+    steps: tuple = (1, 1)
+    size: tuple | None = None
+    picture: np.ndarray | None = None
 
 
-def pooling(shape):
-    """How many rows and columns of a map of this shape share one pixel."""
-    return max(1, math.ceil(max(shape) / _LARGEST_SIDE))
+def cells(heat_map):
+    """Returns the height and the width of one cell of a map, in pixels."""
+    drawn = heat_map.values.shape
+    sizes = [min(_LARGEST_CELL, max(1, round(_SIDE / n))) for n in drawn]
+    if heat_map.square:
+        return min(sizes), min(sizes)
+    for index, axis in enumerate((heat_map.rows, heat_map.columns)):
+        if _has_labels(axis, drawn[index]):
+            sizes[index] = max(sizes[index], _LABELLED_CELL)
+    return tuple(sizes)
 
 
-def cell_side(shape):
-    """How many pixels one cell of a map of this shape has on each side."""
-    return min(_LARGEST_CELL, max(1, int(_SIDE / max(shape) + 0.5)))
+def _has_labels(axis, length):
+    return axis is not None and axis.labels is not None and length <= _MOST_LABELS
 
 
-def draw(heat_map, cell=None):
-    """Turns a map into codes, scaled by its own maximum and enlarged.
+def draw_cells(heat_map):
+    """Turns a map into codes, enlarged, without what stands beside it.
 
-    The cell `(i, j)` fills `cell x cell` equal pixels, without interpolation. Maps of
-    more than 256 rows or columns are pooled by their maximum, so that a single bright
-    cell stays visible.
+    The cell `(i, j)` fills equal pixels, without interpolation.
+    """
+    codes = _colors.codes(heat_map.values, heat_map.allowed, heat_map.scale)
+    height, width = cells(heat_map)
+    return _colors.hatch(np.repeat(np.repeat(codes, height, axis=0), width, axis=1))
 
-    Args:
-        heat_map: A `HeatMap`.
-        cell: Pixels on each side of a cell; None for what suits its size.
+
+def draw(heat_map):
+    """Draws a map with a frame and its axes.
 
     Returns:
-        The codes, `(height, width)`, and the maximum that has the last color.
+        The codes `(height, width)`, and the `(top, left)` corner of its cells in them.
     """
-    values = np.asarray(heat_map.values, np.float32)
-    allowed = heat_map.allowed
-    step = pooling(values.shape)
-    if step > 1:
-        values = _pool(np.maximum, values, step)
-        allowed = None if allowed is None else _pool(np.logical_or, allowed, step)
-    visible = values if allowed is None else values[allowed]
-    finite = visible[np.isfinite(visible)]
-    top = float(finite.max()) if finite.size else 0.0
-    codes = np.zeros(values.shape, np.uint8)
-    with np.errstate(invalid="ignore", over="ignore"):
-        shares = np.clip(values / top, 0, 1) if top > 0 else np.zeros_like(values)
-    known = np.isfinite(values)
-    codes[known] = np.rint(shares[known] * (LEVELS - 1))
-    codes[~known] = NOT_A_NUMBER
-    if allowed is not None:
-        codes[~allowed] = MASKED
-    return enlarge(codes, cell or cell_side(codes.shape)), top
-
-
-def _pool(function, values, step):
-    for axis in (0, 1):
-        starts = np.arange(0, values.shape[axis], step)
-        values = function.reduceat(values, starts, axis=axis)
-    return values
-
-
-def enlarge(codes, factor):
-    """Repeats every pixel `factor` times in both directions."""
-    return np.repeat(np.repeat(codes, factor, axis=0), factor, axis=1)
-
-
-def text(words, scale):
-    """The codes of a line of dark text on the page."""
-    return np.where(_font.render(words, scale), INK, PAPER).astype(np.uint8)
-
-
-def columns_for(count):
-    """How many panels stand beside each other: about a square, few empty places."""
-    least = math.ceil(math.sqrt(count))
-    return min(range(least, 2 * least + 1), key=lambda n: (-count % n, n))
-
-
-def page(panels, note):
-    """Draws panels into one picture above a color scale and a note.
-
-    Args:
-        panels: A list with one list of `HeatMap`s for each panel: those that belong
-            side by side, such as the two of a head.
-        note: A line of text, such as what rows and columns are.
-
-    Returns:
-        The codes of the picture, and the `(top, left)` corner of every map, in order.
-    """
-    columns = columns_for(len(panels))
-    drawn = [[(m.title, *draw(m)) for m in heat_maps] for heat_maps in panels]
-    widths = [sum(codes.shape[1] + _GAP for _, codes, _ in maps) for maps in drawn]
-    # TensorBoard shows pictures in cards of 340 pixels: wide ones need larger letters.
-    scale = min(4, max(2, round(columns * max(widths) / 260)))
-    blocks = [_panel(maps, scale) for maps in drawn]
-    height = max(codes.shape[0] for codes, _ in blocks) + 2 * _GAP
-    width = max(codes.shape[1] for codes, _ in blocks) + 2 * _GAP
-    masked = any((codes == MASKED).any() for codes, _ in blocks)
-    footer = _footer(note, masked, columns * width, scale)
-    grid_height = math.ceil(len(panels) / columns) * height
-    size = (
-        _GAP + grid_height + footer.shape[0] + _GAP,
-        _GAP + max(columns * width, footer.shape[1] + _GAP),
-    )
-    canvas = np.full(size, PAPER, np.uint8)
-    corners = []
-    for index, (codes, inner) in enumerate(blocks):
-        top = _GAP + index // columns * height
-        left = _GAP + index % columns * width
-        canvas[top : top + codes.shape[0], left : left + codes.shape[1]] = codes
-        corners += [(top + y, left + x) for y, x in inner]
-    canvas[_GAP + grid_height : -_GAP, _GAP : _GAP + footer.shape[1]] = footer
-    return canvas, corners
-
-
-def _panel(maps, scale):
-    """Puts the maps of a panel side by side, each below its title and maximum."""
-    height = max(codes.shape[0] for _, codes, _ in maps)
-    pieces, corners, left = [], [], 0
-    for title, codes, maximum in maps:
-        caption = _lines([title, f"max {maximum:<5.3g}"], scale)
-        # A strip or a small map beside a tall one sits in the middle.
-        top = caption.shape[0] + 2 * scale + (height - codes.shape[0]) // 2
-        width = max(codes.shape[1], caption.shape[1])
-        size = caption.shape[0] + 2 * scale + height, width + _GAP
-        piece = np.full(size, PAPER, np.uint8)
-        piece[: caption.shape[0], : caption.shape[1]] = caption
-        piece[top : top + codes.shape[0], : codes.shape[1]] = codes
-        corners.append((top, left))
-        pieces.append(piece)
-        left += size[1]
-    return np.hstack(pieces)[:, :-_GAP], corners
-
-
-def _footer(note, masked, width, scale):
-    """The color scale, the gray of cells without weight if any, and the note."""
-    height = _font.HEIGHT * scale
-    bar = np.tile(np.arange(0, LEVELS, 2, np.uint8), (height, 1))
-    gap = np.full((height, 3 * scale), PAPER, np.uint8)
-    legend = [text("0", scale), gap, bar, gap, text("max", scale)]
-    if masked:
-        gray = np.full((height, height), MASKED, np.uint8)
-        legend += [gap, gap, gray, gap, text("no weight", scale)]
-    letters = max(12, width // ((_font.WIDTH + 1) * scale))
-    return _stack([np.hstack(legend), _lines(textwrap.wrap(note, letters), scale)])
-
-
-def _lines(lines, scale):
-    return _stack([text(line, scale) for line in lines if line])
-
-
-def _stack(blocks):
-    """Puts blocks below each other, aligned to the left."""
-    blocks = [block for block in blocks if block.size]
-    width = max((block.shape[1] for block in blocks), default=0)
-    rows = [
-        np.pad(b, ((0, 6), (0, width - b.shape[1])), constant_values=PAPER) for b in blocks
+    inner = draw_cells(heat_map)
+    sizes, steps, shape = cells(heat_map), heat_map.steps, heat_map.values.shape
+    gutters = [
+        _gutter(axis, shape[n] * steps[n], sizes[n] / steps[n], along=n)
+        for n, axis in enumerate((heat_map.rows, heat_map.columns))
     ]
-    return np.vstack(rows)[:-6] if rows else np.zeros((0, 0), np.uint8)
+    left = gutters[0].shape[1] + 1
+    top = gutters[1].shape[0] + 1
+    # Labels of narrow columns may reach beyond the last one.
+    beyond = max(0, gutters[1].shape[1] - inner.shape[1] - 1)
+    size = top + inner.shape[0] + 1, left + inner.shape[1] + 1 + beyond
+    image = np.full(size, PAPER, np.uint8)
+    frame = image[top - 1 :, left - 1 : left + inner.shape[1] + 1]
+    frame[:] = _colors.FRAME
+    image[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    rows = gutters[0][: image.shape[0] - top + 1]
+    image[top - 1 : top - 1 + rows.shape[0], : left - 1] = rows
+    image[: top - 1, left - 1 : left - 1 + gutters[1].shape[1]] = gutters[1]
+    return image, (top, left)
 
 
-def encode_png(codes):
-    """Encodes codes as a PNG with the module's palette, or colors as one without.
+def _gutter(axis, length, cell, along):
+    """Draws the labels or numbers of an axis, `along` 0 for rows and 1 for columns."""
+    if axis is None:
+        return np.full((0, 0), PAPER, np.uint8)
+    marks = _marks(axis, length, cell, along)
+    turned = along == 1 and any(mask.shape[1] > room for _, mask, room in marks)
+    if turned:
+        marks = [(center, np.rot90(mask), room) for center, mask, room in marks]
+    depth = max((mask.shape[1 - along] for _, mask, _ in marks), default=0) + 4
+    size = int(length * cell) + 24
+    canvas = np.zeros((depth, size) if along else (size, depth), np.uint8)
+    reach = 0
+    for center, mask, _ in marks:
+        start = max(0, int(center - mask.shape[along] / 2) + 1)
+        stop = min(size, start + mask.shape[along])
+        reach = max(reach, stop)
+        if along:  # labels of columns end above their column
+            part = canvas[depth - 3 - mask.shape[0] : depth - 3, start:stop]
+            np.maximum(part, mask[:, : stop - start], out=part)
+        else:
+            part = canvas[start:stop, depth - 3 - mask.shape[1] : depth - 3]
+            np.maximum(part, mask[: stop - start], out=part)
+    whole = max(reach, int(length * cell) + 2)
+    return _colors.shades(canvas[:, :whole] if along else canvas[:whole])
 
-    Args:
-        codes: Bytes `(height, width)`, or red, green and blue, `(height, width, 3)`.
 
-    Reference: RFC 2083.
-    """
-    height, width = codes.shape[:2]
-    kind = 3 if codes.ndim == 2 else 2
-    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
-    # Every line begins with its filter; none suits palettes best.
-    lines = np.pad(codes.reshape(height, -1), ((0, 0), (1, 0)))
-    chunks = [
-        (b"IHDR", header),
-        (b"PLTE", PALETTE.tobytes()),  # without a palette, a suggestion
-        (b"IDAT", zlib.compress(lines.tobytes(), 3)),
-        (b"IEND", b""),
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + _checksum(kind + data)
-        for kind, data in chunks
+def _marks(axis, length, cell, along):
+    """Returns what is written beside an axis: `[(center, mask, room)]`."""
+    if _has_labels(axis, length):
+        return [
+            (
+                (index + 0.5) * cell,
+                _fonts.draw(visible(label), _LETTERS, _LABEL_WIDTH),
+                cell,
+            )
+            for index, label in enumerate(axis.labels)
+        ]
+    # Positions, as many as there is room for, at round numbers.
+    least = (30 if along else 16) / cell
+    step = next(
+        size * 10**power
+        for power in range(9)
+        for size in (1, 2, 5)
+        if size * 10**power >= least
     )
+    return [
+        ((position + 0.5) * cell, _fonts.draw(str(position), _LETTERS), math.inf)
+        for position in range(0, length, step)
+    ]
 
 
-def _checksum(data):
-    return struct.pack(">I", zlib.crc32(data))
+def visible(token):
+    """Returns a token with its white space made visible."""
+    shown = token.replace("\n", "\\n").replace("\t", "\\t")
+    return f"'{shown}'" if shown != shown.strip() or not shown else shown

@@ -1,18 +1,14 @@
-"""TensorBoard summaries, built by hand, and the one event file of a run.
+"""TensorBoard summaries, built by hand.
 
 `tf.summary.scalar` takes most of a millisecond a call, which for twelve layers of eight
 heads adds up to more than drawing them. It would also follow the `record_if` that
 `keras.callbacks.TensorBoard` sets between batches.
 """
 
-import os
-import time
+import re
 import unicodedata
-import weakref
-from typing import ClassVar
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import (
     DATA_CLASS_BLOB_SEQUENCE,
     DATA_CLASS_SCALAR,
@@ -22,11 +18,12 @@ from tensorboard.compat.proto.summary_pb2 import (
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as layouts
 from tensorboard.plugins.histogram import metadata as histograms
 from tensorboard.plugins.image import metadata as images
 from tensorboard.plugins.scalar import metadata as scalars
 from tensorboard.plugins.text import metadata as texts
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 _MARKDOWN = {ord(c): "\\" + c for c in "\\`*_{}[]()#+-.!|~"}
@@ -51,7 +48,7 @@ def image(tag, pictures, size, description=""):
 def histogram(tag, values, description="", bins=30):
     """The distribution of values, for the Histograms and Distributions dashboards."""
     metadata = histograms.create_summary_metadata(None, description)
-    counts, edges = np.histogram(values, bins)
+    counts, edges = np.histogram(values[np.isfinite(values)], bins)
     buckets = np.stack([edges[:-1], edges[1:], counts], axis=1)
     return _value(tag, make_tensor_proto(buckets), metadata, DATA_CLASS_TENSOR)
 
@@ -62,6 +59,25 @@ def table(tag, rows, description=""):
     cells = [cell.encode("utf-8", "replace") for row in rows for cell in row]
     tensor = _strings(cells, (len(rows), len(rows[0])))
     return _value(tag, tensor, metadata, DATA_CLASS_TENSOR)
+
+
+def layout(categories):
+    """The layout of the Custom Scalars dashboard.
+
+    Args:
+        categories: `{title: {title of a chart: tag of its lines}}`. A chart has a line
+            for each run with this tag. All categories but the first are closed.
+    """
+    found = layout_pb2.Layout()
+    for title, charts in categories.items():
+        category = found.category.add(title=title, closed=bool(found.category))
+        for name, tag in charts.items():
+            chart = category.chart.add(title=name)
+            chart.multiline.tag.append(f"^{re.escape(tag)}$")
+    metadata = layouts.create_summary_metadata()
+    tensor = TensorProto(dtype=DT_STRING, string_val=[found.SerializeToString()])
+    tensor.tensor_shape.SetInParent()
+    return _value(layouts.CONFIG_SUMMARY_TAG, tensor, metadata, DATA_CLASS_TENSOR)
 
 
 def _strings(values, shape=None):
@@ -112,55 +128,3 @@ def _clean(path):
 def _is_odd(character):
     """Says whether a character is a control or format one, or half of a pair."""
     return unicodedata.category(character) in ("Cc", "Cf", "Cs")
-
-
-class EventFile:
-    """The open event file of a run directory, shared by all who write there.
-
-    TensorBoard reads one growing file of a run; what a second one gets at the same time
-    may never be seen. So within a process there is one for each directory.
-    """
-
-    _open: ClassVar = weakref.WeakValueDictionary()
-
-    @classmethod
-    def open(cls, directory, user):
-        """Returns the file of `directory`, opened if nobody has; `user` may write."""
-        key = directory if "://" in directory else os.path.realpath(directory)
-        file = cls._open.get(key)
-        if file is None:
-            file = cls._open[key] = cls(directory)
-        file._users.add(user)
-        return file
-
-    def __init__(self, directory):
-        self._writer = EventFileWriter(directory)
-        self._users = weakref.WeakSet()
-        self._described = set()
-
-    def write(self, values, step):
-        """Writes summary values as one event, to the disk before it returns."""
-        for value in values:
-            # The first description of a tag is the one that counts.
-            if value.tag in self._described:
-                value.metadata.ClearField("summary_description")
-            self._described.add(value.tag)
-        summary = Summary(value=values)
-        event = Event(step=step, wall_time=time.time(), summary=summary)
-        try:
-            self._writer.add_event(event)
-            self._writer.flush()
-        except Exception:
-            self._forget()  # its thread is dead; the next step gets a new file
-            raise
-
-    def close(self, user):
-        """Ends the writing of `user`; the last one closes the file."""
-        self._users.discard(user)
-        if not self._users:
-            self._forget()
-            self._writer.close()
-
-    def _forget(self):
-        for key in [key for key, file in self._open.items() if file is self]:
-            del self._open[key]

@@ -1,19 +1,14 @@
-"""Tokens beside attention: checking them, and the table of what each attends to."""
+"""Tokens beside attention: checking them, and finding those of a layer."""
 
 import numpy as np
 
 from keras_sam import _validation as check
-from keras_sam.callbacks._summaries import escape_markdown
 
 _LISTS = "a list with one list of strings for each example"
 _EXPECTED = (
     f"{_LISTS}, a dictionary with such lists as 'query' and 'key', or a dictionary of "
     "either by layer path"
 )
-_HEADER = ("**example**", "**query**", "**most**", "**second**", "**third**")
-_SHOWN = len(_HEADER) - 2
-_HEADER_OF_PARTS = ("**example**", "**head**", "**most**", "**second**", "**third**")
-_BARS = " ▁▂▃▄▅▆▇█"
 
 
 def check_tokens(tokens, examples):
@@ -72,72 +67,22 @@ def tokens_for(tokens, path, details):
     return pair if details.kind == wanted else None
 
 
-def table_of_parts(weights, tokens, examples):
-    """Rows that say which tokens have the largest weights, and show all of them as bars.
+def labels_of(pair, example, length=None):
+    """Returns the words of one example: of its queries and of its keys.
 
     Args:
-        weights: Array `(B, H, T)`.
-        tokens: A list of strings for each example, which may leave out padding behind.
-        examples: How many examples to show.
-
-    Returns:
-        Rows of Markdown cells, the header first.
+        pair: From `tokens_for`, or None.
+        example: The index of the example.
+        length: The numbers of queries and keys, which must not be fewer than the words;
+            None for those that have as many as they like.
     """
-    heads = [f"{head}" for head in range(weights.shape[1])]
-    # Heads are to the tokens what queries are to keys.
-    pair = [heads] * len(tokens), tokens
-    _, *rows = attended_table(weights[:, None], pair, examples)
-    lists = [
-        (example, head) for example in range(len(weights)) for head in range(len(heads))
-    ]
-    rows = [
-        (*row, _bars(weights[example, head], tokens[example]))
-        for row, (example, head) in zip(rows, lists, strict=False)
-    ]
-    return [(*_HEADER_OF_PARTS, "**all**"), *rows]
-
-
-def _bars(weights, tokens):
-    """A bar before each token, as high as its weight is of the largest."""
-    shares = weights[: len(tokens)] / max(weights.max(), np.finfo("float32").tiny)
-    heights = np.ceil(shares * (len(_BARS) - 1)).astype(int)
-    words = (
-        f"{_BARS[height]}{escape_markdown(token)}".strip()
-        for height, token in zip(heights, tokens, strict=True)
-    )
-    return " ".join(words)
-
-
-def attended_table(weights, pair, examples):
-    """Rows that say which key tokens each query token attends to most.
-
-    Args:
-        weights: Array `(B, H, T, S)`; heads are averaged.
-        pair: Query tokens and key tokens, a list of strings for each example. Shorter
-            ones than `T` and `S` leave out the padding behind them.
-        examples: How many examples to show.
-
-    Returns:
-        Rows of Markdown cells, the header first.
-    """
-    queries, keys = pair
-    longest = [max(map(len, side)) for side in pair]
-    if longest[0] > weights.shape[2] or longest[1] > weights.shape[3]:
+    if pair is None:
+        return None
+    labels = tuple(side[example] for side in pair)
+    sizes = [len(words) for words in labels]
+    if length is not None and any(n > m for n, m in zip(sizes, length, strict=True)):
         raise ValueError(
-            f"{longest[0]} query and {longest[1]} key tokens do not fit weights of "
-            f"{weights.shape[2]} queries and {weights.shape[3]} keys"
+            f"{sizes[0]} query and {sizes[1]} key tokens do not fit weights of "
+            f"{length[0]} queries and {length[1]} keys"
         )
-    rows = [_HEADER]
-    for example in range(min(examples, len(weights))):
-        mean = weights[example].mean(0)  # (T, S)
-        names = keys[example]
-        best = np.argsort(-mean[:, : len(names)], axis=1, kind="stable")[:, :_SHOWN]
-        for index, query in enumerate(queries[example]):
-            cells = [
-                f"{escape_markdown(names[key])} ({mean[index, key]:.2f})"
-                for key in best[index]
-                if mean[index, key] > 0
-            ]
-            cells += [""] * (_SHOWN - len(cells))
-            rows.append((str(example), escape_markdown(query), *cells))
-    return rows
+    return labels

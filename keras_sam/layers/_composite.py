@@ -4,6 +4,7 @@ import keras
 
 from keras_sam import scores
 from keras_sam._strategies import refuse_deep
+from keras_sam.layers._calls import check_tensors, wrong_call
 
 
 class CompositeLayer(keras.layers.Layer):
@@ -20,6 +21,16 @@ class CompositeLayer(keras.layers.Layer):
 
     _sublayer_policies = {}  # noqa: RUF012 (replaced, never written to)
     _sublayer_trainable = {}  # noqa: RUF012 (replaced, never written to)
+
+    def __call__(self, *args, **kwargs):
+        check_tensors(self, args, kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except TypeError as error:
+            message = wrong_call(self, args, kwargs)
+            if message is None:
+                raise
+            raise TypeError(message) from error
 
     def _post_build(self):  # Keras calls it after `build`
         super()._post_build()

@@ -3,6 +3,8 @@
 from keras import ops
 from keras.src import backend
 
+from keras_sam import _validation as check
+
 
 def keras_mask(tensor, mask, axes=None):
     """Returns `mask`, or the implicit Keras mask of `tensor`, as booleans.
@@ -28,6 +30,17 @@ def keras_mask(tensor, mask, axes=None):
     if is_implicit and axes is not None and len(mask.shape) > axes:
         mask = ops.any(mask, axis=tuple(range(axes, len(mask.shape))))
     return mask
+
+
+def check_mask(layer, name, mask, tensor):
+    """Refuses a padding mask that is not `tensor` without its channels."""
+    if mask is None or check.fits(mask.shape, tensor.shape[:-1]):
+        return
+    raise ValueError(
+        f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in "
+        f"{layer.__class__.__name__} {layer.name!r}. "
+        f"Received: {name}.shape={tuple(mask.shape)}"
+    )
 
 
 def pass_on(tensor, mask):

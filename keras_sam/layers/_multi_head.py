@@ -11,11 +11,12 @@ from keras import ops
 from keras_sam import _initializers, normalizers, scores
 from keras_sam import _validation as check
 from keras_sam.attention import attend
+from keras_sam.attention.recorded import to_record
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer, own_score
 from keras_sam.layers._masks import without_padding
 from keras_sam.normalizers.masking import both, unmasked
-from keras_sam.recording import AttentionDetails, is_recording, record
+from keras_sam.recording import AttentionDetails, is_recording, keeps_whole, record
 
 PROJECTIONS = ("query", "key", "value", "attention_output", "gate")
 
@@ -208,7 +209,10 @@ class ProjectedAttention(CompositeLayer):
         key = ops.swapaxes(self.key_dense(key), 1, 2)  # (B, key heads, S, D)
         value = ops.swapaxes(self.value_dense(value), 1, 2)  # (B, key heads, S, Dv)
         dropout = self.dropout if training else 0.0
-        with_weights = return_attention_scores or is_recording()
+        calls, recording = [], is_recording()
+        whole = return_attention_scores or (
+            recording and (selective or keeps_whole(*query.shape[:3], key.shape[2]))
+        )
         output = attend(
             query,
             key,
@@ -225,11 +229,12 @@ class ProjectedAttention(CompositeLayer):
             dropout=dropout,
             seed=self.seed_generator if dropout else None,
             block_size=self.block_size,
-            return_attention_scores=with_weights,
+            return_attention_scores=whole,
+            on_call=calls.append if recording else None,
         )
-        if with_weights:
-            output, weights = output
-            self._record(weights, inputs, axes, key_axes)
+        output, weights = output if whole else (output, None)
+        if recording:
+            self._record(weights, calls[0], inputs, axes, key_axes)
         output = ops.swapaxes(output, 1, 2)  # (B, T, H, Dv)
         if gate is not None:
             output = ops.multiply(output, gate)
@@ -238,17 +243,17 @@ class ProjectedAttention(CompositeLayer):
             return output
         return output, axes.restore_weights(weights, inputs)
 
-    def _record(self, weights, inputs, axes, key_axes):
-        if axes.free and is_recording():  # all maps of an example side by side, as heads
-            batch, sizes = ops.shape(inputs)[0], ops.shape(weights)
-            weights = ops.reshape(weights, (batch, -1, *sizes[2:]))
-        record(self, weights, AttentionDetails(self.kind, axes.grid, key_axes.grid))
+    def _record(self, weights, call, inputs, axes, key_axes):
+        batch = ops.shape(inputs)[0] if axes.free else None
+        weights, allowed = to_record(weights, call, batch)
+        details = AttentionDetails(self.kind, axes.grid, key_axes.grid)
+        record(self, weights, details, allowed)
 
     def _axes(self, shape):
         where = f"{self.__class__.__name__} {self.name!r}"
         return Axes.of(shape, self.attention_axes, where)
 
-    def _output_specs(self, query, key, return_attention_scores):
+    def _output_specs(self, query, key, return_attention_scores, value=None):
         """The symbolic results of a call."""
         shape = (*query.shape[:-1], *self._channels(query.shape))
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -264,16 +269,6 @@ class ProjectedAttention(CompositeLayer):
         pairs = Pairs(self._axes(query.shape), self._axes(key.shape), self.num_heads)
         for name, tensor in tensors.items():
             pairs.check(name, tensor, f"{self.__class__.__name__} {self.name!r}")
-
-    def _check_mask(self, name, mask, tensor):
-        """Refuses a padding mask that is not `tensor` without its channels."""
-        if mask is None or check.fits(mask.shape, tensor.shape[:-1]):
-            return
-        raise ValueError(
-            f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in "
-            f"{self.__class__.__name__} {self.name!r}. "
-            f"Received: {name}.shape={tuple(mask.shape)}"
-        )
 
     def get_config(self):
         return {

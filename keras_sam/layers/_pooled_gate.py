@@ -59,8 +59,12 @@ class Gate(CompositeLayer):
 
     def _record(self, weights, inputs):
         if is_recording():
-            grid = self._grid(inputs.shape)
-            record(self, weights, AttentionDetails(self.kind, grid, grid))
+            record(self, weights, self._details(inputs.shape))
+
+    def _details(self, shape):
+        """What the weights are, for inputs of this shape."""
+        grid = self._grid(shape)
+        return AttentionDetails(self.kind, grid, grid)
 
     def compute_output_spec(
         self, inputs, mask=None, return_attention_scores=False, training=None

@@ -12,6 +12,7 @@ from keras_sam.backend.precision import matmul
 from keras_sam.gates.pooled import PooledGate, Rule
 from keras_sam.layers._pooled_gate import Gate, pooling_names
 from keras_sam.normalizers.masking import attention_weights
+from keras_sam.recording import AttentionDetails
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -120,6 +121,9 @@ class ChannelAttention(Gate):
         hidden = self.hidden_units or channels // self.reduction
         self.hidden_dense = self._dense(0, "hidden", hidden, channels)
         self.output_dense = self._dense(1, "output", channels, hidden)
+
+    def _details(self, shape):
+        return AttentionDetails(self.kind, are_features=True)
 
     def _dense(self, nth, name, units, width):
         check.weight_shape("`hidden_units`", (width, units))

@@ -3,13 +3,13 @@
 import keras
 
 from keras_sam import _validation as check
-from keras_sam.layers._masks import keras_mask, pass_on
+from keras_sam.layers._calls import three_shapes
 from keras_sam.layers._multi_head import ProjectedAttention
-from keras_sam.normalizers.masking import both
+from keras_sam.layers._query_value import QueryValueAttention
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
-class CrossAttention(ProjectedAttention):
+class CrossAttention(ProjectedAttention, QueryValueAttention):
     """Multi-head attention of one sequence over another, as a decoder needs.
 
     ```
@@ -80,110 +80,19 @@ class CrossAttention(ProjectedAttention):
     kind = "cross"
 
     def build(self, query_shape, value_shape=None, key_shape=None):
-        if value_shape is None:  # one list of shapes, as saved models may give
-            query_shape, value_shape, key_shape = self._three(query_shape)
-        shapes = {"query": query_shape, "value": value_shape}
-        shapes["key"] = value_shape if key_shape is None else key_shape
+        given = three_shapes(self, query_shape, value_shape, key_shape)
+        shapes = dict(zip(("query", "value", "key"), given, strict=True))
         for name, shape in shapes.items():
             self._check_shape(name, shape)
         self._widths = {name: shape[-1] for name, shape in shapes.items()}
         flat = {name: self._axes(shape).flat_shape for name, shape in shapes.items()}
         self._build_projections(flat["query"], flat["key"], flat["value"])
 
-    def call(
-        self,
-        query,
-        value,
-        key=None,
-        query_mask=None,
-        value_mask=None,
-        key_mask=None,
-        attention_mask=None,
-        attention_bias=None,
-        return_attention_scores=False,
-        training=None,
-        use_causal_mask=False,
-    ):
-        query_mask = keras_mask(query, query_mask, len(query.shape) - 1)
-        value_mask = keras_mask(value, value_mask, len(value.shape) - 1)
-        key = value if key is None else key
-        key_mask = keras_mask(key, key_mask, len(key.shape) - 1)
-        masks = query_mask, value_mask, key_mask
-        pairs = attention_mask, attention_bias
-        self._check_call(query, value, key, *masks, *pairs, use_causal_mask)
-        outputs = self._attend(
-            query,
-            key,
-            value,
-            query_mask=query_mask,
-            key_mask=both(value_mask, key_mask),
-            attention_mask=attention_mask,
-            attention_bias=attention_bias,
-            return_attention_scores=return_attention_scores,
-            training=training,
-            use_causal_mask=use_causal_mask,
-        )
-        pass_on(outputs[0] if return_attention_scores else outputs, query_mask)
-        return outputs
-
-    def compute_output_spec(
-        self,
-        query,
-        value,
-        key=None,
-        query_mask=None,
-        value_mask=None,
-        key_mask=None,
-        attention_mask=None,
-        attention_bias=None,
-        return_attention_scores=False,
-        training=None,
-        use_causal_mask=False,
-    ):
-        key = value if key is None else key
-        masks = query_mask, value_mask, key_mask
-        pairs = attention_mask, attention_bias
-        self._check_call(query, value, key, *masks, *pairs, use_causal_mask)
-        outputs = self._output_specs(query, key, return_attention_scores)
-        pass_on(outputs[0] if return_attention_scores else outputs, query_mask)
-        return outputs
-
     def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
-        if value_shape is None:
-            query_shape, value_shape, key_shape = self._three(query_shape)
-        key_shape = value_shape if key_shape is None else key_shape
-        self._check_shapes(query_shape, value_shape, key_shape)
+        shapes = three_shapes(self, query_shape, value_shape, key_shape)
+        self._check_shapes(*shapes)
+        query_shape = shapes[0]
         return (*query_shape[:-1], *self._channels(query_shape))
-
-    def _check_call(
-        self,
-        query,
-        value,
-        key,
-        query_mask,
-        value_mask,
-        key_mask,
-        attention_mask,
-        attention_bias,
-        use_causal_mask,
-    ):
-        check.flag("use_causal_mask", use_causal_mask)
-        self._check_shapes(query.shape, value.shape, key.shape)
-        self._check_mask("query_mask", query_mask, query)
-        self._check_mask("value_mask", value_mask, value)
-        self._check_mask("key_mask", key_mask, key)
-        self._check_pairs(
-            query, value, attention_mask=attention_mask, attention_bias=attention_bias
-        )
-
-    def _three(self, shapes):
-        """Returns the shapes of query, value and key, or None, from one list of them."""
-        if len(shapes) not in (2, 3) or not hasattr(shapes[0], "__len__"):
-            raise ValueError(
-                f"`value_shape` must be given, in CrossAttention {self.name!r}. "
-                f"Received: query_shape={shapes!r}"
-            )
-        return (*shapes, None)[:3]
 
     def _check_shapes(self, query, value, key):
         self._check_shape("query", query)

@@ -142,6 +142,15 @@ class SelectiveAttention(CompositeLayer):
     >>> model(keras.ops.ones((3, 7), dtype="int32")).shape
     TensorShape([3, 2])
 
+    Hierarchical attention: words become a vector of their sentence, and sentences one of
+    their document. Keras's `TimeDistributed` needs to know the number of sentences.
+
+    >>> words = keras.Input((5, None), dtype="int32")  # zeros fill up both
+    >>> x = keras.layers.Embedding(1000, 32, mask_zero=True)(words)
+    >>> x = keras.layers.TimeDistributed(keras_sam.SelectiveAttention())(x)
+    >>> x.shape, keras_sam.SelectiveAttention()(x).shape
+    ((None, 5, 32), (None, 32))
+
     References:
         Yang et al., 2016, "Hierarchical Attention Networks for Document Classification"
         (https://aclanthology.org/N16-1174), eqs. 5 to 7, for "context". Bahdanau et
@@ -251,11 +260,11 @@ class SelectiveAttention(CompositeLayer):
         mask = parts.check_mask(keras_mask(inputs, mask, max(len(inputs.shape) - 1, 2)))
         inputs = ops.cast(inputs, self.compute_dtype)  # numbers of a table may be integers
         inputs = parts.without_padding(inputs, mask)
-        weights, kept = self._weights(parts, inputs, query, mask)  # (B, H, T)
+        weights, kept, allowed = self._weights(parts, inputs, query, mask)  # (B, H, T)
         details = AttentionDetails(
             "selective", key_grid=parts.grid, are_features=parts.are_features
         )
-        record(self, weights, details)
+        record(self, weights, details, allowed)
         dropped = weights
         if training and self.dropout > 0:
             dropped = keras.random.dropout(weights, self.dropout, seed=self.seed_generator)
@@ -298,7 +307,7 @@ class SelectiveAttention(CompositeLayer):
             self.build(inputs.shape, None if query is None else query.shape)
         parts = Parts.of(inputs.shape, None, self.name)
         inputs = parts.without_padding(inputs, parts.check_mask(mask))
-        weights, kept = self._weights(parts, inputs, query, mask)
+        weights, kept, _ = self._weights(parts, inputs, query, mask)
         scaled = parts.scale(inputs, _mean_one(weights, weights, kept))
         shape = ops.shape(inputs)
         scaled = ops.reshape(scaled, (shape[0], -1, shape[-1]))
@@ -336,7 +345,10 @@ class SelectiveAttention(CompositeLayer):
         return parts.pooled_mask(previous_mask)
 
     def _weights(self, parts, inputs, query, mask):
-        """Returns the weights `(B, H, T)` and which parts have any, or None for all."""
+        """Returns the weights `(B, H, T)`, which parts have any, and which might.
+
+        The latter two are booleans, or None for all.
+        """
         described, mask = parts.describe(inputs, mask)
         if mask is not None:
             mask = ops.expand_dims(mask, 1)  # (B, 1, T)
@@ -345,13 +357,13 @@ class SelectiveAttention(CompositeLayer):
         dtype = wide(self.compute_dtype)
         weights = attention_weights(scores, self.normalizer, mask, dtype=dtype)
         if self.top_k is None:
-            return ops.cast(weights, self.compute_dtype), mask
+            return ops.cast(weights, self.compute_dtype), mask, mask
         count = ops.shape(scores)[-1]
         if mask is not None:
             count = ops.sum(ops.cast(mask, "int32"), axis=-1, keepdims=True)
         k = count_of(self.top_k, count)
         kept = top_k_mask(ops.stop_gradient(scores), k, mask)
-        return keep(weights, kept, self.compute_dtype), kept
+        return keep(weights, kept, self.compute_dtype), kept, mask
 
     def _importance(self, described, query, mask):
         """The scores of the parts, `(B, H, T)`."""

@@ -3,7 +3,7 @@
 import keras
 
 from keras_sam import _validation as check
-from keras_sam.layers._masks import keras_mask
+from keras_sam.layers._masks import check_mask, keras_mask
 from keras_sam.layers._multi_head import ProjectedAttention
 
 
@@ -192,6 +192,17 @@ class SelfAttention(ProjectedAttention):
                 "for those after them. Received: causal=False, selective=True"
             )
 
+    def __call__(self, *args, **kwargs):
+        shapes = [tuple(x.shape) for x in args if hasattr(x, "shape")]
+        if len(shapes) > 1 and len(shapes[0]) == len(shapes[1]):
+            raise ValueError(
+                "`inputs` must be the only tensor without a name, in SelfAttention "
+                f"{self.name!r}, which is called as `layer(inputs, mask=mask)`. One tensor "
+                "attends to another in `CrossAttention`, which is called as `layer(query, "
+                f"value)`. Received: {len(shapes)} tensors, of shapes {shapes}"
+            )
+        return super().__call__(*args, **kwargs)
+
     def build(self, input_shape):
         input_shape = tuple(input_shape)
         if not 3 <= len(input_shape) <= 5 or input_shape[-1] is None:
@@ -255,7 +266,7 @@ class SelfAttention(ProjectedAttention):
 
     def _check_call(self, inputs, mask, attention_mask, attention_bias, use_causal_mask):
         check.flag("use_causal_mask", use_causal_mask)
-        self._check_mask("mask", mask, inputs)
+        check_mask(self, "mask", mask, inputs)
         self._check_pairs(
             inputs, inputs, attention_mask=attention_mask, attention_bias=attention_bias
         )

@@ -4,12 +4,13 @@ import keras
 from keras import ops
 
 from keras_sam import _validation as check
+from keras_sam.layers._composite import CompositeLayer
 from keras_sam.layers._masks import pass_on, without_padding
 from keras_sam.recording import AttentionDetails, record
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
-class SpatialGate(keras.layers.Layer):
+class SpatialGate(CompositeLayer):
     """Multiplies features by a gate, place by place.
 
     ```

@@ -6,15 +6,16 @@ from keras import ops
 from keras_sam import _validation as check
 from keras_sam import normalizers, scores
 from keras_sam.attention import attend
+from keras_sam.attention.recorded import to_record
 from keras_sam.layers._axes import Axes, Pairs
-from keras_sam.layers._composite import CompositeLayer, own_score
-from keras_sam.layers._masks import keras_mask, pass_on
-from keras_sam.normalizers.masking import both
-from keras_sam.recording import AttentionDetails, is_recording, record
+from keras_sam.layers._calls import three_shapes
+from keras_sam.layers._composite import own_score
+from keras_sam.layers._query_value import QueryValueAttention
+from keras_sam.recording import AttentionDetails, is_recording, keeps_whole, record
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
-class UnprojectedAttention(CompositeLayer):
+class UnprojectedAttention(QueryValueAttention):
     """Attention of queries over keys and values as they are: one head, no projections.
 
     ```
@@ -100,40 +101,35 @@ class UnprojectedAttention(CompositeLayer):
         if self.dropout > 0:
             self.seed_generator = keras.random.SeedGenerator(self.seed)
 
-    def build(self, query_shape, value_shape, key_shape=None):
-        key_shape = value_shape if key_shape is None else key_shape
-        self._check_shapes(query_shape, value_shape, key_shape)
+    def build(self, query_shape, value_shape=None, key_shape=None):
+        shapes = three_shapes(self, query_shape, value_shape, key_shape)
+        self._check_shapes(*shapes)
         if not self.score.built:  # one that was loaded is built already
-            flat = (self._axes(shape).flat_shape for shape in (query_shape, key_shape))
+            flat = (self._axes(shape).flat_shape for shape in (shapes[0], shapes[2]))
             self.score.build(*((batch, 1, length, d) for batch, length, d in flat))
 
-    def call(
+    def _attend(
         self,
         query,
+        key,
         value,
-        key=None,
-        query_mask=None,
-        value_mask=None,
-        key_mask=None,
-        attention_mask=None,
-        attention_bias=None,
-        return_attention_scores=False,
-        training=None,
-        use_causal_mask=False,
+        *,
+        query_mask,
+        key_mask,
+        attention_mask,
+        attention_bias,
+        return_attention_scores,
+        training,
+        use_causal_mask,
     ):
-        query_mask = keras_mask(query, query_mask, len(query.shape) - 1)
-        value_mask = keras_mask(value, value_mask, len(value.shape) - 1)
-        key = value if key is None else key
-        key_mask = keras_mask(key, key_mask, len(key.shape) - 1)
         # Columns of a table may be integers.
-        query, value, key = (ops.cast(x, self.compute_dtype) for x in (query, value, key))
-        tensors = query, value, key
-        masks = query_mask, value_mask, key_mask
-        self._check_call(*tensors, *masks, attention_mask, attention_bias, use_causal_mask)
+        query, key, value = (ops.cast(x, self.compute_dtype) for x in (query, key, value))
         axes, key_axes = self._axes(query.shape), self._axes(key.shape)
         pairs = Pairs(axes, key_axes, 1)
         dropout = self.dropout if training else 0.0
-        with_weights = return_attention_scores or is_recording()
+        calls, recording = [], is_recording()
+        shape = *axes.flat_shape[:2], key_axes.length
+        whole = return_attention_scores or (recording and keeps_whole(*shape))
         output = attend(
             axes.flatten(query)[:, None],
             key_axes.flatten(key)[:, None],
@@ -141,7 +137,7 @@ class UnprojectedAttention(CompositeLayer):
             score=self.score,
             normalizer=self.normalizer,
             mask=pairs.flatten(_with_head(attention_mask), query, key),
-            key_mask=key_axes.flatten_mask(both(value_mask, key_mask)),
+            key_mask=key_axes.flatten_mask(key_mask),
             query_mask=axes.flatten_mask(query_mask),
             bias=pairs.flatten(_with_head(attention_bias), query, key),
             causal=self.causal or bool(use_causal_mask),
@@ -149,53 +145,34 @@ class UnprojectedAttention(CompositeLayer):
             dropout=dropout,
             seed=self.seed_generator if dropout else None,
             block_size=self.block_size,
-            return_attention_scores=with_weights,
+            return_attention_scores=whole,
+            on_call=calls.append if recording else None,
         )
-        if with_weights:
-            output, weights = output
-            self._record(weights, query)
+        output, weights = output if whole else (output, None)
+        if recording:
+            batch = ops.shape(query)[0] if axes.free else None
+            recorded, allowed = to_record(weights, calls[0], batch)
+            record(self, recorded, AttentionDetails("cross"), allowed)
         output = axes.restore(output[:, 0], query)
-        pass_on(output, query_mask)
         if not return_attention_scores:
             return output
         return output, ops.squeeze(axes.restore_weights(weights, query), -3)
 
-    def compute_output_spec(
-        self,
-        query,
-        value,
-        key=None,
-        query_mask=None,
-        value_mask=None,
-        key_mask=None,
-        attention_mask=None,
-        attention_bias=None,
-        return_attention_scores=False,
-        training=None,
-        use_causal_mask=False,
-    ):
-        tensors = query, value, value if key is None else key
-        masks = query_mask, value_mask, key_mask
-        self._check_call(*tensors, *masks, attention_mask, attention_bias, use_causal_mask)
-        shape = self.compute_output_shape(query.shape, value.shape)
+    def _output_specs(self, query, key, return_attention_scores, value):
+        shape = (*query.shape[:-1], value.shape[-1])
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
-        pass_on(outputs, query_mask)
         if not return_attention_scores:
             return outputs
         shape = (*query.shape[:-1], value.shape[-2])
         return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def compute_output_shape(self, query_shape, value_shape, key_shape=None):
-        return (*query_shape[:-1], value_shape[-1])
+    def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
+        shapes = three_shapes(self, query_shape, value_shape, key_shape)
+        self._check_shapes(*shapes)
+        return (*shapes[0][:-1], shapes[1][-1])
 
     def _axes(self, shape):
         return Axes.of(shape, -2, f"UnprojectedAttention {self.name!r}")
-
-    def _record(self, weights, query):
-        if len(query.shape) > 3 and is_recording():  # all maps of an example, as heads
-            sizes = ops.shape(weights)
-            weights = ops.reshape(weights, (ops.shape(query)[0], -1, *sizes[2:]))
-        record(self, weights, AttentionDetails("cross"))
 
     def _check_shapes(self, query, value, key):
         """Refuses shapes that do not belong together."""
@@ -215,30 +192,10 @@ class UnprojectedAttention(CompositeLayer):
                 f"value.shape={value}, key.shape={key}"
             )
 
-    def _check_call(
-        self,
-        query,
-        value,
-        key,
-        query_mask,
-        value_mask,
-        key_mask,
-        attention_mask,
-        attention_bias,
-        use_causal_mask,
-    ):
-        check.flag("use_causal_mask", use_causal_mask)
-        self._check_shapes(query.shape, value.shape, key.shape)
+    def _check_pairs(self, query, value, **pairs):
+        """Refuses a mask or bias that does not have the shape of pairs of positions."""
         where = f"UnprojectedAttention {self.name!r}"
-        masks = {"query_mask": (query_mask, query), "value_mask": (value_mask, value)}
-        for name, (mask, tensor) in {**masks, "key_mask": (key_mask, key)}.items():
-            if mask is not None and not check.fits(mask.shape, tensor.shape[:-1]):
-                raise ValueError(
-                    f"`{name}` must have the shape {tuple(tensor.shape[:-1])}, in {where}. "
-                    f"Received: {name}.shape={tuple(mask.shape)}"
-                )
         expected = (*query.shape[:-1], value.shape[-2])
-        pairs = {"attention_mask": attention_mask, "attention_bias": attention_bias}
         for name, tensor in pairs.items():
             shape = None if tensor is None else tuple(ops.shape(tensor))
             wanted = expected if shape is None or len(shape) > 2 else expected[-2:]

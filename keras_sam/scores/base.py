@@ -131,7 +131,13 @@ def add_kernel(score, name, heads, rows, columns):
 def transform(tensor, kernel):
     """Returns `(B, *heads, T, D)` times `(*heads, D, units)`."""
     kernel = ops.cast(kernel, tensor.dtype)
-    if not is_portable() or len(tensor.shape) != 4 or kernel.shape[0] == 1:
+    if tensor.shape[1:-2] == (1,):
+        # One matrix for all examples. TensorFlow 2.21 fuses such a product of batches with
+        # a bias that is added to it, and then crashes.
+        *rows, width = ops.shape(tensor)
+        product = matmul(ops.reshape(tensor, (-1, width)), kernel[0])
+        return ops.reshape(product, (*rows, kernel.shape[-1]))
+    if not is_portable() or len(tensor.shape) != 4:
         return matmul(tensor, kernel)
     # LiteRT (2.3) multiplies a batch of matrices and one that has none wrongly.
     heads, width, units = kernel.shape
