@@ -159,7 +159,9 @@ def train(build, attention, data, epochs, seed, callbacks=()):
         3e-4, steps, warmup_target=3e-3, warmup_steps=steps // 10
     )
     model.compile(
-        keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", ["accuracy"]
+        keras.optimizers.Adam(rate),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
     )
     model.fit(*data, batch_size=64, epochs=epochs, verbose=0, callbacks=list(callbacks))
     return model
