@@ -1,8 +1,9 @@
-"""Train a digit classifier with all three mechanisms, serve it, and see where it looks.
+"""Three questions that need attention, each answered with and without it.
 
-The whole way in one file: real data, a model with spatial, self- and selective attention,
-fit, TensorBoard, a `.keras` file, a SavedModel that answers without Keras, and the same
-model without attention beside it.
+Real handwritten digits, and a question for each of the three mechanisms: which one is
+alike, which one is the latest, which one stands in the clutter? Each is learned with the
+layer made for it and with about as many weights without it, from three seeds. The first
+model is then saved, loaded by a fresh process, served, and opened in the viewer.
 
     python examples/quickstart.py
 """
@@ -11,6 +12,7 @@ import argparse
 import pathlib
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -22,137 +24,236 @@ import keras_sam
 from keras_sam.callbacks import AttentionTensorBoard
 
 parser = argparse.ArgumentParser(description="The quickstart of keras_sam.")
-parser.add_argument("--quick", action="store_true", help="train for a few epochs only")
+parser.add_argument("--quick", action="store_true", help="one seed, few examples")
 parser.add_argument("--output", default="runs/quickstart", help="where to write")
 options = parser.parse_args()
 output = pathlib.Path(options.output)
-epochs = 8 if options.quick else 30
-width = 32
+output.mkdir(parents=True, exist_ok=True)
+seeds = range(1 if options.quick else 3)
+width = 64
+COLORS = "red", "green", "blue", "gold"
 
-# The data: 1797 handwritten digits of 8 x 8 pixels; a quarter is for the test.
+# 1797 handwritten digits of 8 x 8 pixels. No digit of the test is trained on.
 
-images, labels = load_digits(return_X_y=True)
-images = (images.reshape(-1, 8, 8, 1) / 16).astype("float32")
-train_images, test_images, train_labels, test_labels = train_test_split(
-    images, labels, test_size=0.25, stratify=labels, random_state=0
-)
-
-
-# The model: a residual block on the pixels, whose last convolution spatial attention
-# weighs; two transformer blocks over 4 x 4 patches, which self-attention lets know of one
-# another; and a sum of the patches by weights of selective attention.
+pixels, classes = load_digits(return_X_y=True)
+pixels = (pixels / 16).astype("float32")
+split = train_test_split(pixels, classes, test_size=0.3, stratify=classes, random_state=0)
+known, new = (split[0], split[2]), (split[1], split[3])
 
 
-class Attentive:
-    """The three mechanisms, where the model below asks for them."""
-
-    def gate(self, x):
-        return keras_sam.SpatialAttention(kernel_size=3, name="gate")(x)
-
-    def mix(self, x, name):
-        return keras_sam.SelfAttention(num_heads=4, name=name)(x)
-
-    def pool(self, x):
-        return keras_sam.SelectiveAttention(num_heads=2, name="pool")(x)
+# Self-attention. Eight digits: seven have a color, one has none and asks for the color of
+# the digit that is alike. A token is the pixels of a digit and its color.
 
 
-class Plain:
-    """About as many weights, but no patch knows of another one before the mean."""
+def alike(count, digits, seed):
+    pixels, classes = digits
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(classes == number) for number in range(10)]
+    tokens = np.zeros((count, 8, 64 + len(COLORS)), "float32")
+    answers = np.zeros(count, "int32")
+    for index, example in enumerate(tokens):
+        numbers = rng.permutation(10)[:7]
+        places = rng.permutation(8)
+        for place, number in zip(places, [numbers[0], *numbers], strict=True):
+            example[place, :64] = pixels[rng.choice(members[number])]
+            color = rng.integers(len(COLORS))
+            if place == places[1]:  # alike to the one that asks
+                answers[index] = color
+            if place != places[0]:
+                example[place, 64 + color] = 1
+    return tokens, answers
 
-    def gate(self, x):
-        return x
 
-    def mix(self, x, name):
-        hidden = layers.Dense(2 * width, activation="relu", name=f"{name}_hidden")(x)
-        return layers.Dense(width, name=name)(hidden)
+def find_alike(attention):
+    inputs = keras.Input((8, 64 + len(COLORS)))
+    x = layers.Dense(width, activation="relu")(inputs)
+    x = layers.LayerNormalization()(layers.Dense(width)(x))
+    if attention:
+        mixed = keras_sam.SelfAttention(num_heads=2, name="compare")(x)
+    else:
+        mixed = layers.Dense(width)(layers.Dense(2 * width, activation="relu")(x))
+    x = layers.LayerNormalization()(layers.Add()([x, mixed]))
+    hidden = layers.Dense(2 * width, activation="relu")(x)
+    x = layers.LayerNormalization()(layers.Add()([x, layers.Dense(width)(hidden)]))
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, layers.Dense(len(COLORS), activation="softmax")(x))
 
-    def pool(self, x):
-        x = layers.Dense(2 * width, activation="relu")(x)
-        return layers.GlobalAveragePooling2D(name="pool")(x)
+
+# Selective attention. Sixteen digits, each with the time when it was written: which one is
+# the latest? A part counts more or less than the others; a mean takes all for equal.
 
 
-def build(parts):
-    """A classifier of digits; `parts` makes what differs."""
-    inputs = keras.Input((8, 8, 1))
-    x = layers.Conv2D(16, 3, padding="same", activation="relu")(inputs)
-    x = layers.Add()([x, parts.gate(layers.Conv2D(16, 3, padding="same")(x))])
-    x = layers.Conv2D(width, kernel_size=2, strides=2)(x)
-    # A bias for every place: without it, attention would not know where a patch is.
-    spread = keras.initializers.RandomNormal(stddev=0.3)
-    x = layers.EinsumDense(
-        "bhwc,cd->bhwd", (4, 4, width), bias_axes="hwd", bias_initializer=spread
-    )(x)
-    for block in (1, 2):
-        mixed = parts.mix(layers.LayerNormalization()(x), f"mix_{block}")
-        x = layers.Add()([x, mixed])
-        hidden = layers.Dense(2 * width, activation="relu")(layers.LayerNormalization()(x))
-        x = layers.Add()([x, layers.Dense(width)(hidden)])
-    x = parts.pool(layers.LayerNormalization()(x))
+def latest(count, digits, seed):
+    pixels, classes = digits
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(len(pixels), size=(count, 16))
+    times = rng.random((count, 16)).astype("float32")
+    tokens = np.concatenate([pixels[chosen], times[..., None]], axis=-1)
+    return tokens, classes[chosen[range(count), times.argmax(axis=1)]]
+
+
+def find_latest(attention):
+    inputs = keras.Input((16, 65))
+    x = layers.Dense(width, activation="relu")(inputs)
+    x = layers.Dense(width, activation="relu")(x)
+    if attention:
+        x = keras_sam.SelectiveAttention(units=width, name="choose")(x)
+    else:
+        x = layers.Dense(width, activation="relu")(x)
+        x = layers.GlobalAveragePooling1D()(x)
+    x = layers.Dense(width, activation="relu")(x)
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
 
 
-def train(parts, callbacks=()):
-    keras.utils.set_random_seed(0)
-    model = build(parts)
+# Spatial attention. A digit somewhere among torn pieces of other digits: which one is it?
+# After each residual block's last convolution a map weighs the places.
+
+
+def cluttered(count, digits, seed):
+    pixels, classes = digits
+    rng = np.random.default_rng(seed)
+    pictures = np.zeros((count, 24, 24, 1), "float32")
+    chosen = rng.integers(len(pixels), size=count)
+    for picture, index in zip(pictures, chosen, strict=True):
+        top, left = rng.integers(24 - 8 + 1, size=2)
+        for _ in range(20):
+            piece = pixels[rng.integers(len(pixels))].reshape(8, 8, 1)
+            height, breadth = rng.integers(3, 6, size=2)
+            y, x = rng.integers(8 - height + 1), rng.integers(8 - breadth + 1)
+            piece = piece[y : y + height, x : x + breadth]
+            y, x = rng.integers(24 - height + 1), rng.integers(24 - breadth + 1)
+            above_or_below = y + height <= top or y >= top + 8
+            if above_or_below or x + breadth <= left or x >= left + 8:
+                area = picture[y : y + height, x : x + breadth]
+                np.maximum(area, piece, out=area)
+        area = picture[top : top + 8, left : left + 8]
+        np.maximum(area, pixels[index].reshape(8, 8, 1), out=area)
+    return pictures, classes[chosen]
+
+
+def convolve(x, filters, size=3, strides=1):
+    x = layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False)(x)
+    return layers.BatchNormalization(momentum=0.9)(x)
+
+
+def find_in_clutter(attention):
+    inputs = keras.Input((24, 24, 1))
+    x = layers.ReLU()(convolve(inputs, 16, strides=2))
+    for block in (1, 2):
+        y = convolve(layers.ReLU()(convolve(x, 24)), 24)
+        if attention:
+            y = keras_sam.SpatialAttention(name=f"look_{block}")(y)
+        x = layers.ReLU()(layers.Add()([convolve(x, 24, size=1), y]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
+# Training: every question with and without attention, from each seed.
+
+
+def train(build, attention, data, epochs, seed, callbacks=()):
+    keras.utils.set_random_seed(seed)
+    model = build(attention)
+    steps = epochs * -(-len(data[0]) // 64)
+    rate = keras.optimizers.schedules.CosineDecay(
+        3e-4, steps, warmup_target=3e-3, warmup_steps=steps // 10
+    )
     model.compile(
-        keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        keras.optimizers.Adam(rate),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
     )
-    model.fit(
-        train_images,
-        train_labels,
-        batch_size=32,
-        epochs=epochs,
-        validation_split=0.1,
-        callbacks=list(callbacks),
-    )
+    model.fit(*data, batch_size=64, epochs=epochs, verbose=0, callbacks=list(callbacks))
     return model
 
 
-# Training, with and without attention. TensorBoard gets the losses and, after each epoch,
-# what the attention layers look at in four test images.
+questions = {
+    # mechanism: (question, examples, model, training examples, epochs)
+    "self-attention": ("which is alike?", alike, find_alike, 12000, 6),
+    "selective attention": ("which is the latest?", latest, find_latest, 8000, 10),
+    "spatial attention": ("which, in clutter?", cluttered, find_in_clutter, 3000, 8),
+}
 
-print("With attention:")
-watch = AttentionTensorBoard(output, test_images[:4], max_examples=4)
-model = train(Attentive(), [keras.callbacks.TensorBoard(output), watch])
-print("\nWithout attention:")
-plain = train(Plain())
 
-# Saving and reloading. The SavedModel is loaded by a new process that has TensorFlow only,
-# and is asked for the classes ("serve") and for the weights of its attention ("attention").
+def describe(token):
+    """A token in words: its digit is in the picture, here stands who it is."""
+    color = COLORS[token[64:].argmax()] if token[64:].any() else "asks"
+    nearest = abs(known[0] - token[:64]).sum(axis=1).argmin()
+    return f"{known[1][nearest]} {color}"
 
-expected = model.predict(test_images, verbose=0)
+
+results, kept = [], None
+for mechanism, (question, examples, build, count, epochs) in questions.items():
+    data = examples(count // 5 if options.quick else count, known, seed=1)
+    test = examples(2000, new, seed=2)
+    reached = {"with": [], "without": []}
+    for seed in seeds:
+        for which, accuracies in reached.items():
+            callbacks = []
+            if kept is None:  # TensorBoard sees the first training
+                probe = test[0][:4]
+                words = [[describe(token) for token in example] for example in probe]
+                watch = AttentionTensorBoard(output, probe, tokens=words, max_examples=4)
+                callbacks = [keras.callbacks.TensorBoard(output), watch]
+            start = time.perf_counter()
+            model = train(build, which == "with", data, epochs, seed, callbacks)
+            kept = kept or model
+            accuracies.append(model.evaluate(*test, verbose=0)[1])
+            print(
+                f"{mechanism}, seed {seed}, {which:7}: {accuracies[-1]:6.1%} right "
+                f"({time.perf_counter() - start:.0f} s)",
+                flush=True,
+            )
+    results.append((mechanism, question, reached))
+
+# Saving, in `.keras` and as a SavedModel. A new process loads both; the SavedModel is asked
+# for answers ("serve") and for the weights of its attention ("attention"), without Keras.
+
+probe, model = alike(500, new, seed=3)[0], kept
+expected = model.predict(probe, verbose=0)
 model.save(output / "model.keras")
-reloaded = keras.saving.load_model(output / "model.keras").predict(test_images, verbose=0)
-
 keras_sam.export_saved_model(model, output / "saved_model", verbose=False)
-np.save(output / "images.npy", test_images)
+np.save(output / "probe.npy", probe)
 SERVE = """
 import sys
 import numpy as np
 import tensorflow as tf
 
 folder = sys.argv[1]
-images = np.load(folder + "/images.npy")
+probe = np.load(folder + "/probe.npy")
 served = tf.saved_model.load(folder + "/saved_model")
-np.save(folder + "/served.npy", served.serve(images))
-np.savez(folder + "/attention.npz", **served.attention(images))
-assert "keras_sam" not in sys.modules
+np.save(folder + "/served.npy", served.serve(probe))
+np.savez(folder + "/attention.npz", **served.attention(probe))
+assert "keras_sam" not in sys.modules and "keras" not in sys.modules
+
+import keras, keras_sam
+
+reloaded = keras.saving.load_model(folder + "/model.keras")
+np.save(folder + "/reloaded.npy", reloaded.predict(probe, verbose=0))
 """
 subprocess.run([sys.executable, "-c", SERVE, str(output)], check=True)
-served = np.load(output / "served.npy")
-weights = np.load(output / "attention.npz")
+for name, what in {"reloaded": "model.keras", "served": "the SavedModel"}.items():
+    difference = abs(np.load(output / f"{name}.npy") - expected).max()
+    print(f"Largest difference of {what} in a new process: {difference:.1e}")
+for path, weights in np.load(output / "attention.npz").items():
+    print(f"Served attention of {path}: {weights.shape}")
 
 # The result.
 
-print(
-    f"\nLargest difference of model.keras, reloaded: {abs(reloaded - expected).max():.1e}"
-)
-print(f"Largest difference of the SavedModel, served: {abs(served - expected).max():.1e}")
-for path in weights:
-    print(f"Served attention of {path}: {weights[path].shape}")
-for name, each in {"with attention": model, "without attention": plain}.items():
-    accuracy = each.evaluate(test_images, test_labels, verbose=0)[1]
-    print(f"Test accuracy {name}: {accuracy:.1%} ({each.count_params()} parameters)")
-print("(Digits this small are easy without attention too. It decides where parts must find")
-print("each other: see translate_numbers.py, answer_questions.py and locate_digit.py.)")
-print(f"\nSee where it looks (tab Images): tensorboard --logdir {output}")
+
+def summary(accuracies):
+    mean, low, high = np.mean(accuracies), min(accuracies), max(accuracies)
+    return f"{mean:.1%} ({low:.1%} to {high:.1%})"
+
+
+print(f"\nShare of right answers, mean (least to most) of {len(seeds)} seeds:")
+print(f"{'':21}{'':23}{'with':26}without")
+for mechanism, question, reached in results:
+    columns = "".join(f"{summary(each):26}" for each in reached.values())
+    print(f"{mechanism:21}{question:23}{columns}".rstrip())
+
+page = output / "attention.html"
+words = [[describe(token) for token in example] for example in probe[:8]]
+keras_sam.show(model, probe[:8], tokens=words, path=page)
+print(f"\nSee what it looks at:     open {page} in a browser")
+print(f"See how it came to that:  tensorboard --logdir {output}  (tab Attention)")
