@@ -77,6 +77,7 @@ def show(model, inputs=None, tokens=None, picture=None, path=None):
     if path is None:
         handle, path = tempfile.mkstemp(".html", "attention_")
         os.close(handle)
+    os.makedirs(os.path.dirname(os.fspath(path)) or ".", exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
     return html.Page(text, os.fspath(path))

@@ -17,9 +17,9 @@ CHUNKED = {"graph_pairs": 150, "pairs": 150, "pairs_backward": 70}
 class OnAccelerator(Policy):
     """Chooses as for an accelerator, whose tiles hold several examples and heads."""
 
-    def choose(self, request, sizes, device, block_size="auto"):
+    def choose(self, request, sizes, device, block_size="auto", traits=None):
         device = dataclasses.replace(device, cpu=False)
-        return super().choose(request, sizes, device, block_size)
+        return super().choose(request, sizes, device, block_size, traits)
 
 
 # The arguments of `attend` for each kernel: those of any request, and those for softmax.

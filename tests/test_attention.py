@@ -884,7 +884,7 @@ REFUSED = {
     "mask": ({"mask": np.ones(5, bool)}, "`mask` must have the shape"),
     "window": ({"sliding_window": 0}, "`sliding_window` must be"),
     "dropout": ({"dropout": 1.5}, "`dropout` must be"),
-    "selective": ({"selective": True}, "`selective` must be False where `causal` is"),
+    "selective": ({"selective": True}, "`selective` must be False where"),
     "normalizer": ({"normalizer": 3}, "`normalizer` must be"),
     "score": ({"score": 3}, "`score` must be"),
     "weights": ({"score": "additive"}, "`score` must be an instance, such as"),

@@ -335,7 +335,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "way", "mask"), CASES, ids="-".join)
+@pytest.mark.parametrize(("name", "way", "mask"), CASES)
 def test_every_kernel_differentiates_every_step(name, way, mask, uncompiled):
     score = chain(name)
     expected = with_weights(score, block_size=None, **MASKS[mask])
