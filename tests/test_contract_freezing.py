@@ -37,7 +37,7 @@ WAYS = (frozen_at_first, frozen_before_it_is_built, frozen_after_it_is_built)
 @pytest.mark.parametrize("way", WAYS, ids=[way.__name__ for way in WAYS])
 @every
 def test_frozen(case, way):
-    """Trained in a graph by one of the ways, which takes seconds, and else eagerly."""
+    """Trained in a graph by one of the ways, and else eagerly; XLA would take seconds."""
     model = way(case)
     in_a_graph = WAYS[list(CASES.values()).index(case) % len(WAYS)] is way
     layer = model.get_layer("ours")
@@ -46,7 +46,8 @@ def test_frozen(case, way):
     assert paths == ["after/kernel", "after/bias"]
     before = [numpy(weight) for weight in layer.weights]
     inputs = case.inputs()
-    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=not in_a_graph)
+    how = {"run_eagerly": not in_a_graph, "jit_compile": False}
+    model.compile(keras.optimizers.SGD(0.1), "mse", **how)
     targets = np.ones(model(inputs).shape, "float32")
     kernel = numpy(model.get_layer("after").kernel)
     model.fit(inputs, targets, epochs=1, verbose=0)
