@@ -1,5 +1,6 @@
 """What all tests share: quiet and equal surroundings on every backend."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,6 +22,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("tensorflow"):
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def spared_by_the_collector():
+    """Keeps what is there from being searched for cycles again and again.
+
+    TensorFlow and Keras are a million objects. Quantizing a layer searches all of them.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

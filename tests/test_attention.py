@@ -176,17 +176,34 @@ def compare_ways(arrays, weights=(), way="rows", **arguments):
         np.testing.assert_allclose(one, exact, rtol=0, atol=allowed)
 
 
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("mask", masks(1, 1))
-@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
+def turns(*tables):
+    """Every row of the last table with every row of the others, which take turns.
+
+    All pairs of a row of the last table and one of the first are there, and the others
+    change with both.
+    """
+    first, *middle, last = map(list, tables)
+    rows = []
+    for i, one in enumerate(first):
+        for j, other in enumerate(last):
+            rows.append((one, *(table[(i + j) % len(table)] for table in middle), other))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("lengths", "normalizer", "mask"),
+    turns(LENGTHS, ["softmax", "sigmoid"], masks(1, 1)),
+    ids=str,
+)
 def test_rows_of_a_given_number(normalizer, mask, lengths, uncompiled):
     mask = masks(*lengths)[mask]
     compare_ways(tensors(*lengths), normalizer=normalizer, **mask)
 
 
-@pytest.mark.parametrize("mask", masks(1, 1))
-@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("way", ["blocks", "accelerator"])
+@pytest.mark.parametrize(
+    ("normalizer", "way", "mask"),
+    turns(["softmax", "sigmoid"], ["blocks", "accelerator"], masks(1, 1)),
+)
 def test_blocks_of_some_examples_and_heads(way, normalizer, mask, uncompiled):
     mask = masks(23, 19)[mask]
     compare_ways(tensors(23, 19), way=way, normalizer=normalizer, **mask)
@@ -219,10 +236,17 @@ COMPILED = {
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("mask", ["none", "all"])
-@pytest.mark.parametrize("kernel", COMPILED)
+@pytest.mark.parametrize(
+    ("kernel", "mask", "dropout", "with_bias"),
+    [  # each value of one with each value of another; all would take minutes
+        ("flash", "none", 0.0, False),
+        ("flash", "all", 0.4, True),
+        ("chunked", "none", 0.4, True),
+        ("chunked", "all", 0.0, False),
+        ("selective", "none", 0.4, False),
+        ("selective", "all", 0.0, True),
+    ],
+)
 def test_compiled_kernels(kernel, mask, dropout, with_bias):
     arrays = tensors(23, 19)[: 4 if with_bias else 3]
     arguments = {**masks(23, 19)[mask], "dropout": dropout, "seed": 3}
@@ -242,9 +266,10 @@ def test_compiled_scores_and_normalizers(name, normalizer):
     compare_ways(arrays, weights, way, score=score, normalizer=normalizer, **mask)
 
 
-@pytest.mark.parametrize("mask", ["padding", "selective_padding"])
-@pytest.mark.parametrize("normalizer", NORMALIZERS)
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize(
+    ("name", "mask", "normalizer"),
+    turns(SCORES, ["padding", "selective_padding"], NORMALIZERS),
+)
 def test_every_score_with_every_normalizer(name, normalizer, mask, uncompiled):
     score, arrays, weights = projected(name, 11, 13)
     mask = masks(11, 13)[mask]

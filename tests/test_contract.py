@@ -236,9 +236,13 @@ def test_cloned_and_weights_loaded(case, tmp_path):
 @compiles
 @pytest.mark.parametrize("unknown", [False, True], ids=["known", "unknown"])
 def test_trained_under_xla(unknown):
-    """All layers in one model; what they are asked for is to learn smaller outputs."""
+    """Half of the cases in one model; they are asked to learn smaller outputs.
+
+    Every second case has unknown lengths: XLA takes a minute for each half.
+    """
+    names = tuple(CASES)[unknown::2]
     # Without dropout, which XLA may draw otherwise: the two ways are compared.
-    model, arrays = everything(unknown, dropout=0.0)
+    model, arrays = everything(unknown, names, dropout=0.0)
     weights = model.get_weights()
     x = arrays(5)
     targets = {name: 0.3 * numpy(y) for name, y in model(x).items()}
@@ -250,7 +254,8 @@ def test_trained_under_xla(unknown):
         losses[jit_compile] = history.history["loss"]
     assert losses[True][0] > losses[True][1] > losses[True][2]
     np.testing.assert_allclose(losses[True], losses[False], rtol=1e-4)
-    for name, case in CASES.items():  # each weight of these layers has learned
+    for name in names:  # each weight of these layers has learned
+        case = CASES[name]
         if not case.layer.__name__.startswith(("Self", "Cross", "Selective")):
             continue
         layer = model.get_layer(name.replace(", ", "_").replace(" ", "_"))

@@ -2,7 +2,6 @@
 
 import re
 
-import pytest
 from viewer_server import STATIC
 
 MODULES = {path.name: path.read_text() for path in sorted(STATIC.glob("*.js"))}
@@ -10,10 +9,25 @@ IMPORT = re.compile(r'^import \{([\w, ]+)\} from "\./(\w+\.js)";$', re.MULTILINE
 TOP_LEVEL = re.compile(
     r"^(?:export )?(?:async )?(?:function\*?|const|let|class) (\w+)", re.MULTILINE
 )
-every_module = pytest.mark.parametrize("name", MODULES)
 
 
-@every_module
+def collected(check):
+    """Makes one test of a check of a module, which names all modules that fail it."""
+
+    def test():
+        broken = []
+        for name in MODULES:
+            try:
+                check(name)
+            except AssertionError as error:
+                broken.append(f"{name}: {error}")
+        assert MODULES
+        assert not broken, "\n".join(broken)
+
+    return test
+
+
+@collected
 def test_imports_are_plain_used_and_there(name):
     text = MODULES[name]
     lines = [line for line in text.splitlines() if line.startswith("import")]
@@ -34,7 +48,7 @@ def test_top_level_names_are_unique():
             owners[defined] = name
 
 
-@every_module
+@collected
 def test_nothing_becomes_markup_or_leaves_the_page(name):
     text = MODULES[name]
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
@@ -44,7 +58,7 @@ def test_nothing_becomes_markup_or_leaves_the_page(name):
     assert "import.meta" not in text
 
 
-@every_module
+@collected
 def test_modules_are_short_and_say_what_they_are(name):
     lines = MODULES[name].splitlines()
     assert lines[0].startswith("// ")
