@@ -275,8 +275,9 @@ def test_compiled_kernels(kernel, mask, dropout, with_bias):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("normalizer", ["sigmoid", "sparsemax"])
-@pytest.mark.parametrize("name", ["dot", "additive"])
+@pytest.mark.parametrize(
+    ("name", "normalizer"), [("dot", "sparsemax"), ("additive", "sigmoid")]
+)
 def test_compiled_scores_and_normalizers(name, normalizer):
     score, arrays, weights = projected(name, 11, 13)
     mask = masks(11, 13)["all"]
