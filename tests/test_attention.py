@@ -209,8 +209,14 @@ def test_blocks_of_some_examples_and_heads(way, normalizer, mask, uncompiled):
     compare_ways(tensors(23, 19), way=way, normalizer=normalizer, **mask)
 
 
-@pytest.mark.parametrize("scale", [1.0, 40.0], ids=["small_scores", "large_scores"])
-@pytest.mark.parametrize("mask", [name for name in masks(1, 1) if "sel" not in name])
+TILED = [name for name in masks(1, 1) if "sel" not in name]
+
+
+@pytest.mark.parametrize(
+    ("mask", "scale"),
+    [("all", 1.0), ("none", 1.0)]  # the other masks by turns
+    + [(mask, (40.0, 1.0)[i % 2]) for i, mask in enumerate(TILED)],
+)
 def test_tiles(mask, scale, uncompiled):
     """With and without the search for the largest score; see `flash`."""
     query, key, value, _ = tensors(23, 19)
@@ -257,8 +263,9 @@ def test_compiled_kernels(kernel, mask, dropout, with_bias):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("normalizer", ["sigmoid", "sparsemax"])
-@pytest.mark.parametrize("name", ["dot", "additive"])
+@pytest.mark.parametrize(
+    ("name", "normalizer"), [("dot", "sparsemax"), ("additive", "sigmoid")]
+)
 def test_compiled_scores_and_normalizers(name, normalizer):
     score, arrays, weights = projected(name, 11, 13)
     mask = masks(11, 13)["all"]

@@ -235,39 +235,32 @@ def test_dead_ends_are_frozen(everything):
     assert frozen == ["001_convolutional_conv", "001_convolutional"]
 
 
-def test_saved_and_loaded_in_a_fresh_process(everything, tmp_path):
+def test_exported_saved_and_loaded_in_a_fresh_process(everything, tmp_path):
+    """The SavedModel where nothing has imported keras_sam yet, and then the file."""
+    everything.export(tmp_path / "saved", verbose=False)
     everything.save(tmp_path / "model.keras")
     np.save(tmp_path / "x.npy", pictures())
     script = """
-import sys, numpy as np, keras, keras_sam
+import sys, numpy as np, tensorflow as tf
+x = np.load("x.npy")
+served = tf.saved_model.load("saved")
+np.save("served.npy", served.serve(x))
+assert "keras_sam" not in sys.modules
+import keras, keras_sam
 model = keras.saving.load_model("model.keras")
-np.save("y.npy", model(np.load("x.npy"), training=False))
+np.save("y.npy", model(x, training=False))
 keras_sam.darknet.write_weights(model, "again.weights")
 assert type(model) is keras_sam.darknet.DarknetModel
 assert keras_sam.darknet.decode(np.load("y.npy"), model).boxes.shape == (2, 100, 4)
 """
     run_python("-c", script, cwd=tmp_path)
-    np.testing.assert_array_equal(
-        np.load(tmp_path / "y.npy"), everything(pictures(), training=False)
-    )
+    expected = everything(pictures(), training=False)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
+    served = np.load(tmp_path / "served.npy")
+    np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-5)
     darknet.write_weights(everything, tmp_path / "first.weights")
     first, again = tmp_path / "first.weights", tmp_path / "again.weights"
     assert first.read_bytes() == again.read_bytes()
-
-
-def test_exported_for_a_process_without_keras_sam(everything, tmp_path):
-    pytest.importorskip("tensorflow")
-    everything.export(tmp_path / "saved", verbose=False)
-    np.save(tmp_path / "x.npy", pictures(3))
-    script = """
-import sys, numpy as np, tensorflow as tf
-loaded = tf.saved_model.load("saved")
-np.save("y.npy", loaded.serve(np.load("x.npy")))
-assert "keras_sam" not in sys.modules
-"""
-    run_python("-c", script, cwd=tmp_path)
-    expected = everything(pictures(3), training=False)
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_trains_compiled(tmp_path):

@@ -102,8 +102,14 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("positions", [{}, {"causal": True}, {"sliding_window": 2}])
-@pytest.mark.parametrize("name", MASKS)
+POSITIONS = [{}, {"causal": True}, {"sliding_window": 2}]
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [(name, POSITIONS[index % 3]) for index, name in enumerate(MASKS)]  # by turns
+    + [("none", POSITIONS[1]), ("bias and masks", POSITIONS[0])],
+)
 def test_masks_and_biases(name, positions):
     call, allowed, bias = MASKS[name]
     check(built(**positions), allowed=allowed, bias=bias, **call)
