@@ -64,13 +64,14 @@ def take_picture(address):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        train(folder)
+        train(os.path.join(folder, "logs"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder]
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", "logs"]
         server = subprocess.Popen(
             [*command, "--port", str(port)],
+            cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
