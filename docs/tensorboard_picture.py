@@ -50,7 +50,7 @@ def take_picture(address):
         browser = engine.chromium.launch(executable_path=chromium, args=flags)
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(1000 * SECONDS)
-        page.goto(address + "?tagFilter=mix_1#images")
+        page.goto(address + "?tagFilter=compare#images")
         page.get_by_text("Show actual image size").click()
         image = page.locator("tf-image-loader img").first
         image.wait_for()
