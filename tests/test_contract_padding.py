@@ -250,7 +250,7 @@ def rows_of_biases():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "normalizer", "value", "shape", "masked"), rows_of_biases()
+    ("kernel", "normalizer", "value", "shape", "masked"), list(rows_of_biases())
 )
 def test_a_bias_masks_as_a_mask_does(kernel, normalizer, value, shape, masked):
     """Also a whole row, whose weights are zero and not equal."""
