@@ -5,6 +5,7 @@ import io
 import pathlib
 import pickle
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -29,6 +30,7 @@ from keras_sam.callbacks import (
     _summaries,
     attention_tensorboard,
 )
+from keras_sam_viewer.reader import read_log_dir
 
 T, C = 5, 7
 
@@ -739,6 +741,21 @@ def test_a_full_disk_gets_no_empty_files(tmp_path, monkeypatch):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_log_directory_that_is_removed_is_made_anew(tmp_path, monkeypatch):
+    class Remove(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                shutil.rmtree(tmp_path / "logs")
+
+    monkeypatch.setattr(attention_tensorboard, "_PATIENCE", 0)
+    watch = AttentionTensorBoard(tmp_path / "logs", data(1))
+    with pytest.warns(UserWarning, match="event files were removed"):
+        fit(make_model(), [Remove(), watch], epochs=4)
+    (run,) = (run for run in read_log_dir(tmp_path / "logs") if run.blobs)
+    assert set(run.steps) == {2, 3}
+    assert set(Log(tmp_path / "logs")["epoch_attention_max/attention"]) == {2, 3}
+
+
 def test_a_bucket_that_does_not_answer_is_left_alone(tmp_path, monkeypatch):
     calls, now = [], [0.0]
 
@@ -825,5 +842,7 @@ def test_a_bad_step(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_good_training_warns_of_nothing(tmp_path):
-    fit(make_model(), [AttentionTensorBoard(tmp_path, data(2))], epochs=1)
+@pytest.mark.parametrize("update_freq", ["epoch", "batch"])
+def test_a_good_training_warns_of_nothing(tmp_path, update_freq):
+    watch = AttentionTensorBoard(tmp_path, data(2), update_freq=update_freq)
+    fit(make_model(), [watch], epochs=1)

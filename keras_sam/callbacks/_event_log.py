@@ -64,11 +64,19 @@ class EventLog:
                 os.path.join(self.directory, *run.split("/")) if run else self.directory
             )
             self._runs[run] = EventFile(folder)
+        elif self._runs[run].is_gone():
+            self._leave_what_is_gone()
+            raise FileNotFoundError("event files were removed; the next step has new ones")
         try:
             self._runs[run].append(events)
         except Exception:
             del self._runs[run]  # the next step gets a new file
             raise
+
+    def _leave_what_is_gone(self):
+        for name in [name for name, file in self._runs.items() if file.is_gone()]:
+            self._runs.pop(name).close()
+        self._charts = {}
 
     def write_layout(self, categories, step):
         """Writes the layout of the scalars, with what was laid out before, if it is new."""
@@ -142,6 +150,11 @@ class EventFile:
             with contextlib.suppress(Exception):
                 self._tidy_up(files, is_new)
             raise
+
+    def is_gone(self):
+        """Returns whether somebody removed the file, if it is on this machine."""
+        is_local = _files(self._path) is _Local
+        return is_local and self._file is not None and not os.path.exists(self._path)
 
     def _tidy_up(self, files, is_new):
         """Leaves no part of a record, and no file without one."""

@@ -176,7 +176,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         else:
             # Training that this callback did not see counts as well.
             optimizer = getattr(self.model, "optimizer", None)
-            done = keras.ops.convert_to_numpy(optimizer.iterations) if optimizer else 0
+            # As a tensor: NumPy 2 warns of variables of TensorFlow.
+            done = keras.ops.convert_to_tensor(optimizer.iterations) if optimizer else 0
             self._batches = max(self._batches, int(done), last or 0)
             before = self._batches_before_epoch = self._batches
         if is_first and (last is None or before > last):
