@@ -9,6 +9,7 @@ from keras_sam import _validation as check
 from keras_sam import _viewed
 from keras_sam.recording import AttentionMaps, record_attention
 from keras_sam_viewer import html, runs, steps
+from keras_sam_viewer.layers import GATES
 
 _EXAMPLES = 8
 _FINE = 2**18  # weights of pairs; more have 8 bits each
@@ -32,7 +33,7 @@ def show(model, inputs=None, tokens=None, picture=None, path=None):
         tokens: None, or the words behind the positions: a list of strings for one example,
             a list with one such list for each example; a dictionary
             `{"query": lists, "key": lists}` for cross-attention; or a dictionary of either
-            by layer path. Lists may be shorter than the padded input.
+            by layer path. Lists may be shorter than the padded input, but not longer.
         picture: None, or what layers over a feature map look at: an array `(H, W)` or
             `(H, W, channels)`, or one for each example. With a model, `inputs` that are
             pictures are shown by themselves.
@@ -57,13 +58,18 @@ def show(model, inputs=None, tokens=None, picture=None, path=None):
     True
     """
     recorded = _recorded(model, inputs)
+    empty = [path for path in recorded if 0 in recorded[path].shape]
+    if empty:
+        found = {path: tuple(recorded[path].shape) for path in empty}
+        raise ValueError(f"Weights must have an example and a position. Received: {found}")
     layers = [_viewed.layer_of(recorded, each, _EXAMPLES) for each in recorded]
     examples = max(layer.examples for layer in layers)
     words = _Words(tokens)
     missing = sorted(set(words.by_path) - set(recorded))
     if missing:
         expected = f"those of recorded layers ({', '.join(map(repr, recorded))})"
-        raise check.invalid("the paths of tokens", expected, missing)
+        raise ValueError(f"`tokens` must have as paths {expected}. Received: {missing}")
+    words.check(recorded, layers)
     pictures = _pictures(picture, inputs, examples)
     description = _viewed.Description(
         layers, lambda each: words.of(recorded, each), pictures
@@ -125,10 +131,10 @@ def _pictures(picture, inputs, examples):
     if isinstance(picture, list | tuple):
         given = [np.asarray(each) for each in picture]
     else:
-        array = np.asarray(picture)
+        array = np.atleast_1d(picture)
         is_one = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
         given = [array] if is_one else list(array)
-    if not given or any(each.ndim not in (2, 3) for each in given):
+    if not given or any(each.ndim not in (2, 3) or not each.size for each in given):
         expected = "an array (H, W) or (H, W, channels), or one for each example"
         shapes = [each.shape for each in given]
         raise check.invalid("picture", expected, shapes)
@@ -157,6 +163,29 @@ class _Words:
         if details.are_features or details.key_grid is not None:
             return None
         return self._all if same == (details.kind != "cross") else None
+
+    def check(self, recorded, layers):
+        """Raises where words have no position, or no layer."""
+        found = [(layer, self.of(recorded, layer.path)) for layer in layers]
+        if self._all is not None and all(pair is None for _, pair in found):
+            kinds = {layer.path: layer.kind for layer in layers}
+            expected = (
+                "those of a recorded layer: lists are for self-attention, a dictionary "
+                f"with 'query' and 'key' is for cross-attention, and the layers are {kinds}"
+            )
+            raise check.invalid("tokens", expected, self._all)
+        for layer, pair in found:
+            if pair is None or layer.kind in GATES:
+                continue
+            sizes = layer.shape if layer.is_pairs else (layer.shape[-1],) * 2
+            for side, lists, size in zip(("query", "key"), pair, sizes, strict=True):
+                longest = max(map(len, lists))
+                if longest > size:
+                    raise ValueError(
+                        f"`tokens` must be at most as many as the positions of the layer "
+                        f"{layer.path!r}, {size} on the {side} side (give tokens by layer "
+                        f"path for layers that differ). Received: {longest}"
+                    )
 
 
 def _pair(tokens):

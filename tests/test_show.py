@@ -80,7 +80,37 @@ BAD = {
     "tokens": (lambda: show(model_of(), random(1, T, C), tokens=3), "`tokens` must be"),
     "path of tokens": (
         lambda: show(model_of(), random(1, T, C), tokens={"x": [WORDS]}),
-        "`the paths of tokens` must be those of recorded layers",
+        "`tokens` must have as paths those of recorded layers ('attend'). Received: ['x']",
+    ),
+    "more tokens than positions": (
+        lambda: show(model_of(), random(1, T, C), tokens=[*WORDS, "more"]),
+        "positions of the layer 'attend', 5 on the query side (give tokens",
+    ),
+    "more tokens than positions, by path": (
+        lambda: show(
+            model_of(),
+            random(1, T, C),
+            tokens={"attend": {"query": WORDS, "key": [*WORDS, "more"]}},
+        ),
+        "5 on the key side (give tokens",
+    ),
+    "tokens for no layer": (
+        lambda: show(
+            model_of(), random(1, T, C), tokens={"query": WORDS, "key": list(WORDS)}
+        ),
+        "the layers are {'attend': 'self'}",
+    ),
+    "no example": (
+        lambda: show(model_of(), random(0, T, C)),
+        "Weights must have an example and a position. Received: {'attend': (0, 2, 5, 5)}",
+    ),
+    "path of a picture": (
+        lambda: show(model_of(), random(1, T, C), picture="cat.png"),
+        "`picture` must be an array",
+    ),
+    "empty picture": (
+        lambda: show(model_of(), random(1, T, C), picture=np.zeros((0, 4))),
+        "`picture` must be an array",
     ),
     "picture": (
         lambda: show(model_of(), random(1, T, C), picture=np.ones(3)),
