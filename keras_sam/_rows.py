@@ -37,6 +37,11 @@ class RowsOnDemand:
 
     def rows(self, start, stop):
         """Returns the query rows `start` to `stop`, excluded, as a NumPy array."""
+        if not 0 <= start <= stop <= self.shape[2]:
+            raise ValueError(
+                f"`start` and `stop` must be in order, from 0 to {self.shape[2]}. "
+                f"Received: start={start}, stop={stop}"
+            )
         values = keras.ops.convert_to_numpy(self._compute(start, stop))
         return np.broadcast_to(values, (*self.shape[:2], stop - start, self.shape[3]))
 

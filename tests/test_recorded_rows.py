@@ -104,6 +104,14 @@ def test_rows_on_demand_are_the_weights(name):
         np.testing.assert_array_equal(found, allowed[:, :, start:stop])
 
 
+@pytest.mark.parametrize("start, stop", [(-1, 2), (0, T + 1), (3, 1)])
+def test_rows_that_are_not_there(start, stop):
+    with record_attention(max_entries=1) as maps:
+        self_call()(self_attention())
+    with pytest.raises(ValueError, match=f"from 0 to {T}. Received: start={start}"):
+        maps["attend"].rows(start, stop)
+
+
 @pytest.mark.parametrize("max_entries", [None, 1], ids=["whole", "rows"])
 def test_attention_along_one_axis(max_entries):
     """All maps of an example are side by side, as heads."""
