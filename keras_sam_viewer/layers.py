@@ -164,7 +164,7 @@ class Extent:
             attending[:, start:stop] = allowed.any(2)
             seen |= allowed.any(1)
             later = later or bool(np.triu(allowed, start + 1).any())
-        causal = layer.kind == "self" and queries > 1 and not later
+        causal = layer.kind == "self" and queries > 1 and seen.any() and not later
         return cls(
             tuple(_length(row, queries) for row in attending),
             tuple(_length(row, keys) for row in seen),

@@ -12,6 +12,7 @@ from viewer_pages import CHROMIUM, chromium, watch
 from viewer_server import serve
 
 from keras_sam_viewer.html import make_page
+from keras_sam_viewer.layers import Layer
 from keras_sam_viewer.records import unpack
 from keras_sam_viewer.statistics import STATISTICS
 
@@ -500,6 +501,26 @@ def test_no_data_yet_and_live_reload(browser, address, sites, runs):
     page.wait_for_function(
         "() => document.querySelector('.ks-step').textContent.startsWith('step 200')"
     )
+    assert errors == []
+    page.close()
+
+
+def test_rows_without_weight_are_said(browser, tmp_path):
+    page = browser.new_page()
+    errors, _ = watch(page)
+    weights = np.full((2, 1, 3, 3), np.nan, "f4")  # the second example is all padding
+    allowed = np.array([True, False]).reshape(2, 1, 1, 1)
+    layer = Layer("attend", "self", weights, np.broadcast_to(allowed, weights.shape))
+    run = viewer_runs.make_run(
+        "none", lambda progress: [layer], (0,), examples=["one", "two"]
+    )
+    path = tmp_path / "page.html"
+    path.write_text(make_page([run]), encoding="utf-8")
+    for example, sentence in enumerate(["all are 0 or no numbers", "0 of 0 keys"]):
+        page.goto("about:blank")
+        page.goto(f"{path.as_uri()}#example={example}")
+        page.locator(f".ks-side .ks-note:text-is('{sentence}')").wait_for()
+        settle(page)
     assert errors == []
     page.close()
 

@@ -158,7 +158,7 @@ def test_extents():
     everything = Layer("a", "self", np.ones((1, 1, 4, 4), "f4"))
     assert Extent.of(everything) == Extent((4,), (4,))
     nothing = Layer("a", "self", np.ones((1, 1, 4, 4), "f4"), np.zeros((1, 1, 1, 1), bool))
-    assert Extent.of(nothing) == Extent((0,), (0,), causal=True)
+    assert Extent.of(nothing) == Extent((0,), (0,))
 
 
 @pytest.mark.parametrize("length", [7, 32, 33, 100])

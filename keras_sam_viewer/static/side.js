@@ -61,7 +61,8 @@ export class SidePart {
     const row = map.row(head, query);
     const count = map.count(head, query);
     this.title.textContent = isList ? "Weights" : `${labels.query.spoken(query)} looks at`;
-    this.note.textContent = map.isExact(query)
+    const isEmpty = count > 0 && row.every((weight) => weight === 0);
+    this.note.textContent = isEmpty ? "all are 0 or no numbers" : map.isExact(query)
       ? `${formatCount(keysUsed(row))} of ${count} keys`
       : `the ${map.strongest} strongest of ${count}`;
     this.note.title = "exp(entropy) of the row: over how many keys its weight is spread";
@@ -79,7 +80,7 @@ export class SidePart {
     if (isList) return;
     const column = map.column(head, key);
     this.seenTitle.textContent = `${labels.key.spoken(key)} is seen by`;
-    this.seenNote.textContent = `receives ${formatCount(map.received(head).total[key])}`;
+    this.seenNote.textContent = `receives ${formatCount(map.received(head).total[key] ?? 0)}`;
     this.seenNote.title = "The weight that this key receives from all queries together";
     const left = Math.max(4, Math.floor((room * 0.4 - 30) / 20));
     this.seen.update(scene, {
