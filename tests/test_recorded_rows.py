@@ -104,7 +104,7 @@ def test_rows_on_demand_are_the_weights(name):
         np.testing.assert_array_equal(found, allowed[:, :, start:stop])
 
 
-@pytest.mark.parametrize("start, stop", [(-1, 2), (0, T + 1), (3, 1)])
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (0, T + 1), (3, 1)])
 def test_rows_that_are_not_there(start, stop):
     with record_attention(max_entries=1) as maps:
         self_call()(self_attention())

@@ -525,6 +525,29 @@ def test_rows_without_weight_are_said(browser, tmp_path):
     page.close()
 
 
+def test_layers_may_have_fewer_examples_than_others(browser, tmp_path):
+    """As attention over windows has more of them than what follows it."""
+    page = browser.new_page()
+    errors, _ = watch(page)
+    sizes = {"windows": (3, 2, 4, 4), "whole": (1, 2, 6, 6)}
+    layers = [Layer(p, "self", np.full(s, 1 / s[-1], "f4")) for p, s in sizes.items()]
+    run = viewer_runs.make_run("swin", lambda progress: layers, (0,), examples="abc")
+    path = tmp_path / "page.html"
+    path.write_text(make_page([run]), encoding="utf-8")
+    for state, seen in {
+        "layer=windows&example=2": "4 queries × 4 keys",
+        "layer=whole&example=0": "6 queries × 6 keys",
+        "layer=whole&example=2": "This layer has 1 example, fewer than others have.",
+    }.items():
+        page.goto("about:blank")
+        page.goto(f"{path.as_uri()}#run=swin&{state}")
+        page.get_by_text(seen).first.wait_for(timeout=5000)
+        settle(page)
+        assert page.locator(".ks-cell").count() == 4
+    assert errors == []
+    page.close()
+
+
 @pytest.mark.parametrize("how", ["file", "srcdoc"])
 def test_one_file_holds_everything(browser, runs, tmp_path, how):
     page = browser.new_page()

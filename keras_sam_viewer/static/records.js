@@ -98,7 +98,8 @@ export function parseMeta(bytes) {
   const whole =
     lists.every((name) => Array.isArray(meta[name])) &&
     meta.views.length === meta.layers.length &&
-    meta.views.every((views) => Array.isArray(views) && views.length >= meta.examples.length) &&
+    meta.examples.length > 0 &&
+    meta.views.every((views) => Array.isArray(views) && views.length > 0) &&
     meta.layers.every((layer) => Array.isArray(layer.shape) && layer.shape.every(isSize));
   if (!whole) throw new RecordError("The description of this run is damaged.");
   return meta;

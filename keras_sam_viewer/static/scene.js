@@ -10,7 +10,8 @@ export function makeScene(state, store) {
   if (run.sentence) return {state, run, sentence: run.sentence};
   const {meta} = run;
   const layer = meta.layers[values.layer];
-  const view = meta.views[values.layer][values.example];
+  const views = meta.views[values.layer];
+  const view = views[values.example] ?? views.at(-1);
   const step = values.step ?? run.steps.at(-1);
   const stats = run.stats.get(step);
   const scene = {

@@ -1,5 +1,6 @@
 // What was read: runs, their statistics at once, maps when they are asked for.
 import {Decoder} from "./decode.js";
+import {plural} from "./format.js";
 import {bytesOf, inflate, parseMeta, RecordError} from "./records.js";
 import {readMap} from "./maps.js";
 
@@ -104,9 +105,13 @@ export class Store {
 
   async load(name, layer, step, example) {
     const run = this.runs.get(name);
+    const view = run.meta.views[layer][example];
+    if (!view) {
+      throw new RecordError(`This layer has ${plural(run.meta.views[layer].length, "example")}, fewer than others have.`);
+    }
     const bytes = await this.source.map(name, layer, step, example);
     const record = await this.decoder.decode(bytes);
-    return readMap(record, run.meta.layers[layer], run.meta.views[layer][example]);
+    return readMap(record, run.meta.layers[layer], view);
   }
 
   evict() {

@@ -13,6 +13,7 @@ export function drawThumbnail(context, scene, cell, store) {
   context.fillStyle = hatchPattern(context, theme);
   context.fillRect(0, 0, side, side);
   const view = scene.meta.views[layerIndex][example];
+  if (!view) return; // a layer of fewer examples, after one over windows
   const hasGrid = scene.picture && layer.kind === "self" && layer.key_grid?.length === 2;
   if (hasGrid && drawLook(context, scene, cell, store)) return;
   const thumbnail = stats?.thumbnail(layerIndex, example, head);
