@@ -170,8 +170,8 @@ class _Words:
         if self._all is not None and all(pair is None for _, pair in found):
             kinds = {layer.path: layer.kind for layer in layers}
             expected = (
-                "those of a recorded layer: lists are for self-attention, a dictionary "
-                f"with 'query' and 'key' is for cross-attention, and the layers are {kinds}"
+                "those of a recorded layer: lists are for self-attention over one axis, a "
+                f"dictionary with 'query' and 'key' is for cross-attention. Layers are {kinds}"
             )
             raise check.invalid("tokens", expected, self._all)
         for layer, pair in found:

@@ -98,7 +98,7 @@ BAD = {
         lambda: show(
             model_of(), random(1, T, C), tokens={"query": WORDS, "key": list(WORDS)}
         ),
-        "the layers are {'attend': 'self'}",
+        "Layers are {'attend': 'self'}",
     ),
     "no example": (
         lambda: show(model_of(), random(0, T, C)),
