@@ -171,7 +171,8 @@ class _Words:
             kinds = {layer.path: layer.kind for layer in layers}
             expected = (
                 "those of a recorded layer: lists are for self-attention over one axis, a "
-                f"dictionary with 'query' and 'key' is for cross-attention. Layers are {kinds}"
+                "dictionary with 'query' and 'key' is for cross-attention. Layers are "
+                f"{kinds}"
             )
             raise check.invalid("tokens", expected, self._all)
         for layer, pair in found:

@@ -98,7 +98,7 @@ BAD = {
         lambda: show(
             model_of(), random(1, T, C), tokens={"query": WORDS, "key": list(WORDS)}
         ),
-        "Layers are {'attend': 'self'}",
+        "{'attend': 'self'}",
     ),
     "no example": (
         lambda: show(model_of(), random(0, T, C)),
