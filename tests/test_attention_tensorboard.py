@@ -433,6 +433,23 @@ def test_repeated_fits_overwrite_nothing(tmp_path):
         assert set(Log(tmp_path)[tag]) == {-1, 0, 1, 2, 3, 4, 5}
 
 
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_another_directory_is_told_everything(tmp_path, is_removed):
+    watch = AttentionTensorBoard(tmp_path / "first", data(1))
+    model = make_model()
+    fit(model, [watch], epochs=1)
+    if is_removed:
+        shutil.rmtree(tmp_path / "first")
+    else:
+        watch.log_dir = str(tmp_path / "second")
+    model.evaluate(data(4), data(4), callbacks=[watch], verbose=0)
+    fit(model, [watch], epochs=1)
+    runs = read_log_dir(watch.log_dir)
+    (run,) = (run for run in runs if run.blobs)
+    assert "meta" in run.blobs
+    assert set(run.steps) >= {-1, 0}
+
+
 @pytest.mark.parametrize("epochs", [[9], [10], [30], [13, 40], [1] * 25])
 def test_ten_pictures_are_kept_evenly(tmp_path, epochs):
     model = make_model()

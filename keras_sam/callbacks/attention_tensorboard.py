@@ -130,6 +130,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     def _start_anew(self):
         """Sets what belongs to this very object, and not to copies of it."""
         self._log = None
+        self._described = None  # the directory that the records are written to
         self._records = RecordWriter(self.levels, self.max_examples)
         self._logs = None  # the loss and metrics of Keras, once there are some
         self._warned = set()
@@ -255,8 +256,12 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     def _open_log(self):
         if self._log is not None and self._log.directory != self._directory:
             self.close()  # somebody changed `log_dir`
-            self._records = RecordWriter(self.levels, self.max_examples)
         if self._log is None:
+            is_there = "://" in self._directory or os.path.isdir(self._directory)
+            if self._described != self._directory or not is_there:
+                # What the last directory was told, this one has yet to hear.
+                self._records = RecordWriter(self.levels, self.max_examples)
+                self._described, self._last = self._directory, None
             self._log = EventLog.open(self._directory, self)
         return self._log
 
