@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from common import random, randomize
 
-from keras_sam import normalizers, scores
+from keras_sam import masks, normalizers, scores
 from keras_sam.layers import (
     CBAM,
     ChannelAttention,
@@ -127,6 +127,7 @@ CASES = {
             "normalizer": normalizers.Entmax(alpha=1.3),
             "causal": True,
             "sliding_window": 3,
+            "mask": masks.Window(2) | masks.Global(1),
             "selective": True,
             "dropout": 0.2,
             "use_bias": False,
@@ -213,6 +214,7 @@ CASES = {
             "normalizer": normalizers.Entmax(alpha=1.3),
             "causal": True,
             "sliding_window": 3,
+            "mask": masks.Window(2) | masks.Global(1),
             "dropout": 0.2,
             "block_size": 3,
             "seed": 5,

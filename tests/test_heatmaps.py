@@ -211,7 +211,7 @@ def test_every_kind_is_drawn_whatever_its_weights(kind, shape, grid, expected, v
     weights = softmax_rows(*shape)
     if value is not None:
         weights[0] = value
-    layer = Layer("a", kind, weights, None, grid, grid)
+    layer = Layer("a", kind, weights, None, grid, grid, only_numbers=False)
     pixels, corners, maps, _ = draw(layer)
     assert [heat_map.values.shape for heat_map in maps] == expected
     assert len(set(corners)) == len(maps)

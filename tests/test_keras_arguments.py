@@ -395,9 +395,13 @@ def test_signatures_name_every_argument(layer):
     own = set(parameters) - {"kwargs"}
     if layer in (SelfAttention, CrossAttention):
         by_keyword = inspect.Parameter.KEYWORD_ONLY
-        named = {n for n, p in parameters.items() if p.kind is by_keyword} - {"selective"}
+        named = {n for n, p in parameters.items() if p.kind is by_keyword} - {
+            "selective",
+            "mask",
+        }
         assert named <= MULTI_HEAD
         for name in named:
             assert f"`{name}`" in inspect.getdoc(SelfAttention)
-        own -= named
+        # Keras's too, though they may be given without a name.
+        own -= named | {"kernel_initializer", "kernel_regularizer"}
     assert len(own) <= 15
