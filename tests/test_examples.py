@@ -35,15 +35,15 @@ TABLE = (
     Example(
         "quickstart",
         {
-            f"Largest difference of model.keras, reloaded: {SMALL}": (0, 1e-6),
-            f"Largest difference of the SavedModel, served: {SMALL}": (0, 1e-5),
-            r"Served attention of gate: \((\d+), 8, 8, 1\)": (450, 450),
-            r"Served attention of mix_[12]: \((\d+), 4, 16, 16\)": (450, 450),
-            r"Served attention of pool: \((\d+), 2, 16\)": (450, 450),
-            f"Test accuracy with attention: {PERCENT}": (80, 100),
-            f"Test accuracy without attention: {PERCENT}": (70, 100),
+            f"Largest difference of model.keras in a new process: {SMALL}": (0, 1e-6),
+            f"Largest difference of the SavedModel in a new process: {SMALL}": (0, 1e-5),
+            r"Served attention of compare: \((\d+), 2, 8, 8\)": (500, 500),
+            f"self-attention, seed 0, with   : +{PERCENT}": (30, 100),
+            f"selective attention, seed 0, with   : +{PERCENT}": (50, 100),
+            f"selective attention, seed 0, without: +{PERCENT}": (10, 50),
+            f"spatial attention, seed 0, with   : +{PERCENT}": (12, 100),
         },
-        (*LOGS, "validation/events.*", "model.keras", "saved_model/saved_model.pb"),
+        (*LOGS, "model.keras", "saved_model/saved_model.pb", "attention.html"),
     ),
     Example(
         "classify_docstrings",
