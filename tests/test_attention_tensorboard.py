@@ -414,6 +414,15 @@ def test_padding_does_not_count_as_parts(tmp_path):
     assert log["epoch_attention_entropy/select"][0] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("layer", [SelectiveAttention(), SelfAttention(2)], ids=str)
+def test_an_example_of_padding_alone_is_drawn(tmp_path, layer):
+    embed = keras.layers.Embedding(9, C, mask_zero=True)
+    watch = AttentionTensorBoard(tmp_path, np.zeros((2, T)), tokens=[["a", "b"], ["c"]])
+    watch.write(keras.Sequential([keras.Input((T,)), embed, layer]), 0)  # or it raises
+    watch.close()
+    assert Log(tmp_path).picture(f"{layer.name}/attention/image", 0, example=1).size
+
+
 def test_steps_go_on_where_training_does(tmp_path):
     model = make_model()
     watch = AttentionTensorBoard(tmp_path, data(1), write_images=False)

@@ -86,9 +86,9 @@ def _parts(layer, survey, example, labels, picture):
             for head, row in enumerate(multiples)
         ]
         return Page(heads, "Positions of the input.", legends)
-    length = survey.extent.key_lengths[example]
+    length = max(1, survey.extent.key_lengths[example])  # padding alone is one cell
     strips = pool_gate(multiples[:, :length], LARGEST_SIDE)
-    step = -(-length // strips.shape[1]) if length else 1
+    step = -(-length // strips.shape[1])
     strip = HeatMap(
         strips,
         scale,
