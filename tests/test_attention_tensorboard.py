@@ -416,11 +416,11 @@ def test_padding_does_not_count_as_parts(tmp_path):
 
 @pytest.mark.parametrize("layer", [SelectiveAttention(), SelfAttention(2)], ids=str)
 def test_an_example_of_padding_alone_is_drawn(tmp_path, layer):
-    embed = keras.layers.Embedding(9, C, mask_zero=True)
+    embed = keras.layers.Embedding(9, 8, mask_zero=True)
     watch = AttentionTensorBoard(tmp_path, np.zeros((2, T)), tokens=[["a", "b"], ["c"]])
     watch.write(keras.Sequential([keras.Input((T,)), embed, layer]), 0)  # or it raises
     watch.close()
-    assert Log(tmp_path).picture(f"{layer.name}/attention/image", 0, example=1).size
+    assert Log(tmp_path).picture(f"{layer.path}/attention/image", 0, example=1).size
 
 
 def test_steps_go_on_where_training_does(tmp_path):
