@@ -19,7 +19,7 @@ def runs(module):
 
 
 def check_backend():
-    """Says what to install if Keras's backend is TensorFlow, which is not there."""
+    """Raises an `ImportError` if Keras's backend is TensorFlow and it is not installed."""
     if importlib.util.find_spec("tensorflow") or _backend() != "tensorflow":
         return
     raise ImportError(

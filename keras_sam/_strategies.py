@@ -39,7 +39,7 @@ class Strategies:
             when anything callable that is registered with Keras will do.
         known: A dictionary of name to class.
         called: Whether a strategy is one to call.
-        parts: A function that returns the strategies that a strategy is made of.
+        parts: A function from a strategy to its operands, which are strategies, too.
         optional: Whether None stands for no strategy.
     """
 

@@ -73,9 +73,9 @@ def export_litert(model, filepath, input_signature=None):
     """Exports a model as a LiteRT (TensorFlow Lite) file that needs no Flex operations.
 
     `model.export(filepath, format="litert")` converts the kernels that are fast on
-    servers: loops over blocks, some of which LiteRT cannot run. Here all attention is made
-    of plain operations of whole matrices, as with `block_size=None`. Batch size, and
-    lengths that the model leaves open, stay open.
+    servers: loops over blocks, some of which LiteRT cannot run. This function converts the
+    reference kernel instead, which computes all rows at once (`block_size=None`). Unknown
+    batch sizes and lengths stay unknown.
 
     Args:
         model: A built `keras.Model` on the TensorFlow backend.
@@ -119,9 +119,9 @@ def export_litert(model, filepath, input_signature=None):
 def export_onnx(model, filepath, input_signature=None, opset_version=None):
     """Exports a model as an ONNX file.
 
-    All attention is made of plain operations of whole matrices, as with
-    `block_size=None`. The batch size stays open, and so do lengths that the model leaves
-    open, except on PyTorch.
+    The file has the reference kernel, which computes all rows at once
+    (`block_size=None`). Unknown batch sizes and lengths stay unknown; on PyTorch, lengths
+    must be known.
 
     `model.export(filepath, format="onnx")` takes the same plain operations. But on
     TensorFlow it writes each `where` as a sum of products, so that an infinite or missing

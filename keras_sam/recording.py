@@ -123,8 +123,8 @@ def record_attention(max_entries=MAX_ENTRIES):
         A dictionary that maps each layer's `path` to its weights as normalized and
         masked, before dropout: `(batch, heads, queries, keys)` for self- and
         cross-attention. A layer called twice has its second call under `path#2`.
-        `.details[path]` says what the weights are, and `.allowed[path]` has False for
-        masked pairs, where that is known, or is None.
+        `.details[path]` is an `AttentionDetails`. `.allowed[path]` is a boolean mask, False
+        where a pair is masked; it is None where nothing is masked or the mask is unknown.
 
     Example:
 

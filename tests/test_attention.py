@@ -14,6 +14,7 @@ from common import BACKEND, NORMALIZERS, SCORES, numpy, random, randomize
 from fresh_process import run_python
 from gradients import in_float64, value_and_gradients
 from keras import ops
+from kernels import LARGE, OnAccelerator
 
 import keras_sam
 from keras_sam import normalizers, scores
@@ -35,20 +36,11 @@ HALF = {"float16": 2**-10, "bfloat16": 2**-7}
 
 
 # Policies under which sizes of tests are large, and blocks small.
-LARGE = {"kept_pairs": 0, "kept_for_a_channel": 0, "autodiff_pairs": 0}
 SMALL = {"graph_pairs": 150, "pairs": 150, "pairs_backward": 70, "selective_pairs": 150}
 BLOCKS = Policy(**LARGE, **SMALL)
 TILES = Policy(
     **LARGE, kernel="flash", flash_rows=16, flash_rows_at_an_edge=8, flash_keys=5
 )
-
-
-class OnAccelerator(Policy):
-    """Chooses as for an accelerator."""
-
-    def choose(self, request, sizes, device, block_size="auto", traits=None):
-        device = dataclasses.replace(device, cpu=False)
-        return super().choose(request, sizes, device, block_size, traits)
 
 
 ACCELERATOR = OnAccelerator(**LARGE, accelerator_pairs=6 * 13 * 8, accelerator_keys=13)

@@ -13,6 +13,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from PIL import Image
+from pixels import contains
 from tensorboard.backend.event_processing.plugin_event_accumulator import (
     EventAccumulator,
 )
@@ -207,18 +208,6 @@ def test_every_cell_has_the_color_of_its_weight(trained):
                 codes = _colors.codes(T * head, None, _colors.Multiples(T))
                 # Somewhere on the page, as a rectangle of cells.
                 assert contains(pixels, _colors.PALETTE[codes], cell=35)
-
-
-def contains(pixels, colors, cell):
-    """Whether cells of these colors are anywhere in a picture."""
-    rows, columns = colors.shape[:2]
-    at = cell * np.arange(rows)[:, None], cell * np.arange(columns)
-    height, width = pixels.shape[0] - cell * rows, pixels.shape[1] - cell * columns
-    for top, left in np.argwhere((pixels == colors[0, 0]).all(-1)):
-        inside = top < height and left < width
-        if inside and (pixels[top + at[0], left + at[1]] == colors).all():
-            return True
-    return False
 
 
 def test_histograms_count_every_weight(trained):

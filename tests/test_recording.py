@@ -1,5 +1,5 @@
+import functools
 import gc
-import threading
 import weakref
 
 import keras
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from common import BACKEND, numpy, random
 from keras import layers
+from threads import recorded_in_threads
 
 from keras_sam import AttentionDetails, CrossAttention, SelfAttention, record_attention
 from keras_sam.recording import is_recording
@@ -197,22 +198,8 @@ def test_threads_do_not_see_each_other():
     inputs = random(B, T, C)
     for layer in layers_.values():
         layer(inputs)
-    recorded, barrier = {}, threading.Barrier(2, timeout=30)
-
-    def work(name):
-        with record_attention() as maps:
-            barrier.wait()
-            for _ in range(3):
-                layers_[name](inputs)
-            barrier.wait()
-        recorded[name] = list(maps)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in layers_]
-    for thread in threads:
-        thread.start()
-    with record_attention() as maps:
-        for thread in threads:
-            thread.join()
+    calls = {name: functools.partial(layer, inputs) for name, layer in layers_.items()}
+    recorded, maps = recorded_in_threads(calls)
     assert maps == {}
     for name in layers_:
         assert recorded[name] == [name, f"{name}#2", f"{name}#3"]

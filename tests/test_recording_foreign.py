@@ -1,6 +1,6 @@
 """Recording layers that know nothing of keras_sam."""
 
-import threading
+import functools
 
 import keras
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 from common import BACKEND, numpy, random
 from keras import layers, ops
 from keras.src import backend
+from threads import recorded_in_threads
 
 from keras_sam import AttentionDetails, SelfAttention, export_saved_model, record_attention
 from keras_sam.foreign.maps import read_dot_products, read_softmax
@@ -517,22 +518,8 @@ def test_threads_do_not_see_each_other():
     x = random(B, T, C)
     for layer in made.values():
         layer(x, x)
-    recorded, barrier = {}, threading.Barrier(2, timeout=30)
-
-    def work(name):
-        with record_attention() as maps:
-            barrier.wait()
-            for _ in range(3):
-                made[name](x, x)
-            barrier.wait()
-        recorded[name] = list(maps)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in names]
-    for thread in threads:
-        thread.start()
-    with record_attention() as maps:
-        for thread in threads:
-            thread.join()
+    calls = {name: functools.partial(layer, x, x) for name, layer in made.items()}
+    recorded, maps = recorded_in_threads(calls)
     assert maps == {}
     assert recorded == {name: [name, f"{name}#2", f"{name}#3"] for name in names}
 

@@ -1,8 +1,6 @@
 """What AttentionTensorBoard writes, in a real TensorBoard in a real browser."""
 
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,14 +10,15 @@ import urllib.request
 import keras
 import numpy as np
 import pytest
+from pixels import contains
+from viewer_pages import CHROMIUM, chromium, watch
 
 from keras_sam import SelfAttention, record_attention
 from keras_sam.callbacks import AttentionTensorBoard, _colors
 
-playwright = pytest.importorskip(
+pytest.importorskip(
     "playwright.sync_api", reason="needs playwright (pip install playwright)"
 )
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 pytestmark = [
     pytest.mark.browser,
@@ -92,33 +91,13 @@ def wait_for_run(server, address):
 @pytest.fixture(scope="module")
 def page(address, tmp_path_factory):
     """One browser page for all tests, which must stay quiet and on this machine."""
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ]
-    profile = tmp_path_factory.mktemp("profile")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch_persistent_context(
-            profile,
-            executable_path=CHROMIUM,
-            args=flags,
-            viewport={"width": 1400, "height": 900},
-        )
-        page, errors, requests = browser.new_page(), [], []
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        page = browser.new_page()
         page.set_default_timeout(1000 * SECONDS)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda m: m.type == "error" and errors.append(m.text))
-        page.on("request", lambda request: requests.append(request.url))
+        errors, requests = watch(page)
         page.goto(address + "#images")
         yield page
         hacked = page.evaluate("window.hacked")
-        browser.close()
     assert errors == []
     local = (address, "data:", "blob:")
     assert [url for url in requests if not url.startswith(local)] == []
@@ -155,18 +134,6 @@ def test_images_show_the_weights_pixel_for_pixel(page, weights):
     for head in weights[1]:
         codes = _colors.codes(T * head, None, _colors.Multiples(T))
         assert contains(pixels[..., :3], _colors.PALETTE[codes], CELL)
-
-
-def contains(pixels, colors, cell):
-    """Whether cells of these colors are anywhere in a picture."""
-    rows, columns = colors.shape[:2]
-    at = cell * np.arange(rows)[:, None], cell * np.arange(columns)
-    height, width = pixels.shape[0] - cell * rows, pixels.shape[1] - cell * columns
-    for top, left in np.argwhere((pixels == colors[0, 0]).all(-1)):
-        inside = top < height and left < width
-        if inside and (pixels[top + at[0], left + at[1]] == colors).all():
-            return True
-    return False
 
 
 def test_scalars_and_a_hostile_name_are_shown(page):

@@ -3,8 +3,8 @@
 They are tuned by hand for each device, and no loop comes near them. They are asked only for
 what they compute as `reference` does. Around them:
 
-* A row with nothing to attend to is given something to attend to, and is made zero
-  afterwards, which makes its gradients zero as well. Their own answer may be no number.
+* The kernels may return NaN for a row whose keys are all masked. Such a row is unmasked
+  before the kernel, and its output is set to zero after it; so are its gradients.
 * cuDNN knows lengths, but no padding. Where every row sees all keys, their order does not
   matter, so padding is moved behind the other keys, and the number of the others is the
   length. Where rows are causal, lengths are used if all padding is at the end; otherwise

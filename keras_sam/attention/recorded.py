@@ -35,9 +35,10 @@ class Call:
         return _four_axes(both(mask, unmasked(self.inputs.bias)))
 
     def on_demand(self):
-        """Returns `RowsOnDemand` of the weights, and of what is allowed or None.
+        """Returns two `RowsOnDemand`: the weights, and the mask.
 
-        By rows, and so not for a request that is `selective`.
+        The mask is None where every pair counts. A `selective` request has no weights by
+        rows, and is not for this.
         """
         query, key = self.inputs.query, self.inputs.key
         shape = (*query.shape[:3], key.shape[2])

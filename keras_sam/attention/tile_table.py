@@ -13,8 +13,8 @@ mask, and then those at an edge. Empty ones come last and are never reached::
     . . 1 1 1 1 1 .
     . . . 1 1 1 1 1
 
-The table is made when the call runs, from positions and segments. It is as small as the
-number of tiles.
+The table is computed in each call, from positions and segments. It has one entry for each
+tile.
 """
 
 from keras import ops

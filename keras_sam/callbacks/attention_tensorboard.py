@@ -52,8 +52,8 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     Args:
         log_dir: The directory that TensorBoard reads; that of `keras.callbacks.TensorBoard`
             will do. It is read when something is written.
-        inputs: The examples to look at: one batch as the model takes it, or a dataset,
-            a generator or a `PyDataset`, of which it is the first batch. A tuple is read
+        inputs: The examples to look at: one batch as the model takes it. The first batch
+            of a dataset, a generator or a `PyDataset` is used. A tuple is read
             as `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as `fit` reads batches of a
             dataset; several inputs are a list or a dictionary.
         tokens: None, or the words behind the positions: a list with one list of strings
@@ -128,7 +128,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         self._start_anew()
 
     def _start_anew(self):
-        """Sets what belongs to this very object, and not to copies of it."""
+        """Sets the state that copies and pickles do not share."""
         self._log = None
         self._described = None  # the directory that the records are written to
         self._records = RecordWriter(self.levels, self.max_examples)
@@ -259,7 +259,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         if self._log is None:
             is_there = "://" in self._directory or os.path.isdir(self._directory)
             if self._described != self._directory or not is_there:
-                # What the last directory was told, this one has yet to hear.
+                # The description of the run is missing in this directory.
                 self._records = RecordWriter(self.levels, self.max_examples)
                 self._described, self._last = self._directory, None
             self._log = EventLog.open(self._directory, self)
@@ -353,7 +353,7 @@ class AttentionTensorBoard(keras.callbacks.Callback):
         except Exception as error:
             now = time.monotonic()
             self._retry_at = now + _PATIENCE * (now - started)
-            # What was described may not have been written.
+            # The description of the run may be missing in the log: write it once more.
             self._records = RecordWriter(self.levels, self.max_examples)
             failed(f"writing below {self._directory!r}", error)
 

@@ -59,7 +59,7 @@ def _layer_classes(layer):
 
 
 def _query_and_sources(layer, args, kwargs):
-    """Returns the first argument of a call, and a list of what is attended to."""
+    """Returns the query of a call, its first argument, and a list of values and keys."""
     try:
         given = inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments
     except TypeError:  # arguments that a `__call__` of its own understands

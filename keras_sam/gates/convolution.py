@@ -126,9 +126,9 @@ def convolve(maps, kernel, dilation_rate):
 def convolve_on_accelerator(maps, kernel, dilation_rate):
     """`convolve`, as a product of the taps with what each place sees through them.
 
-    Convolutions of libraries for GPUs are made for many channels: with one going out, the
-    gradient of the kernel is one sum over all places that hardly any core works on, and
-    channels are filled up to eight. XLA makes one loop of the slices here, and the gradient
+    cuDNN's convolutions are tuned for many channels. With one output channel, cuDNN pads
+    the channels to eight, and few cores take part in the kernel's gradient, a sum over all
+    positions. XLA makes one loop of the slices here, and the gradient
     of the kernel is a product of a matrix and a vector. (Not measured on a GPU yet.)
     PyTorch, which runs each slice by itself, convolves.
     """

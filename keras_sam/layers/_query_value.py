@@ -35,11 +35,10 @@ class QueryValueAttention(CompositeLayer):
         value_mask = keras_mask(value, value_mask, len(value.shape) - 1)
         key = value if key is None else key
         key_mask = keras_mask(key, key_mask, len(key.shape) - 1)
-        masks = {"query": query_mask, "value": value_mask, "key": key_mask}
+        masks = query_mask, value_mask, key_mask
         pairs = {"attention_mask": attention_mask, "attention_bias": attention_bias}
-        self._check_call(query, value, key, masks, pairs, use_causal_mask)
-        segments = {"query": query_segment_ids, "value": value_segment_ids}
-        self._check_segments(query, value, segments)
+        segments = query_segment_ids, value_segment_ids
+        self._check_call((query, value, key), masks, pairs, segments, use_causal_mask)
         outputs = self._attend(
             query,
             key,
@@ -73,23 +72,26 @@ class QueryValueAttention(CompositeLayer):
         value_segment_ids=None,
     ):
         key = value if key is None else key
-        masks = {"query": query_mask, "value": value_mask, "key": key_mask}
+        masks = query_mask, value_mask, key_mask
         pairs = {"attention_mask": attention_mask, "attention_bias": attention_bias}
-        self._check_call(query, value, key, masks, pairs, use_causal_mask)
-        segments = {"query": query_segment_ids, "value": value_segment_ids}
-        self._check_segments(query, value, segments)
+        segments = query_segment_ids, value_segment_ids
+        self._check_call((query, value, key), masks, pairs, segments, use_causal_mask)
         outputs = self._output_specs(query, key, return_attention_scores, value)
         pass_on(outputs[0] if return_attention_scores else outputs, query_mask)
         return outputs
 
-    def _check_call(self, query, value, key, masks, pairs, use_causal_mask):
+    def _check_call(self, tensors, masks, pairs, segments, use_causal_mask):
+        """Checks a call; `tensors` and `masks` are those of query, value and key."""
+        query, value, key = tensors
         check.flag("use_causal_mask", use_causal_mask)
         self._check_shapes(query.shape, value.shape, key.shape)
-        for name, tensor in {"query": query, "value": value, "key": key}.items():
-            check_mask(self, f"{name}_mask", masks[name], tensor)
+        names = "query_mask", "value_mask", "key_mask"
+        for name, mask, tensor in zip(names, masks, tensors, strict=True):
+            check_mask(self, name, mask, tensor)
         self._check_pairs(query, value, **pairs)
-
-    def _check_segments(self, query, value, segments):
-        tensors = {"query": query, "value": value}
-        given = {f"{n}_segment_ids": (segments[n], x) for n, x in tensors.items()}
-        check_segments(self, **given)
+        of_query, of_value = segments
+        check_segments(
+            self,
+            query_segment_ids=(of_query, query),
+            value_segment_ids=(of_value, value),
+        )

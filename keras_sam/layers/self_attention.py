@@ -67,8 +67,8 @@ class SelfAttention(ProjectedAttention):
             sizes; None is all at once, which keeps whole score matrices.
         seed: Seed of the dropout.
         mask: A `keras_sam.masks.Mask`, such as `Causal() & (Window(256) | Global(16))`, or
-            None. What it masks costs no time, as far as whole tiles of rows and keys are
-            masked, and no matrix of pairs is made.
+            None. Compiled kernels skip tiles of rows and keys that are masked as a whole,
+            and make no tensor of all pairs.
         selective: Whether there is selective masking, as above. `causal` must be True
             then. `sliding_window` changes nothing of `F`: who could select a key in the
             window of a row has it in its own.

@@ -95,7 +95,7 @@ class Mask:
         return found if batched else found[0]
 
     def parts(self):
-        """Returns the masks that this one is made of."""
+        """Returns the operands of a combined mask; of any other mask, none."""
         return ()
 
     @property
@@ -137,13 +137,20 @@ def draw(allowed):
 
 
 class _Joined(Mask):
-    """Two masks in one."""
+    """Two masks in one. A subclass has `_join`, the operation on their booleans."""
 
     def __post_init__(self):
         for name in ("left", "right"):
             if not isinstance(getattr(self, name), Mask):
                 expected = "a keras_sam.masks.Mask"
                 raise check.invalid(name, expected, getattr(self, name))
+
+    def allowed(self, pairs):
+        return self._join(self.left.allowed(pairs), self.right.allowed(pairs))
+
+    def any_all(self, bounds):
+        both = zip(self.left.any_all(bounds), self.right.any_all(bounds), strict=True)
+        return tuple(self._join(*x) for x in both)
 
     def parts(self):
         return self.left, self.right
@@ -172,12 +179,7 @@ class And(_Joined):
     left: Mask
     right: Mask
 
-    def allowed(self, pairs):
-        return ops.logical_and(self.left.allowed(pairs), self.right.allowed(pairs))
-
-    def any_all(self, bounds):
-        both = zip(self.left.any_all(bounds), self.right.any_all(bounds), strict=True)
-        return tuple(ops.logical_and(*x) for x in both)
+    _join = staticmethod(ops.logical_and)
 
     def reach(self):
         both = zip(self.left.reach(), self.right.reach(), strict=True)
@@ -200,12 +202,7 @@ class Or(_Joined):
     left: Mask
     right: Mask
 
-    def allowed(self, pairs):
-        return ops.logical_or(self.left.allowed(pairs), self.right.allowed(pairs))
-
-    def any_all(self, bounds):
-        both = zip(self.left.any_all(bounds), self.right.any_all(bounds), strict=True)
-        return tuple(ops.logical_or(*x) for x in both)
+    _join = staticmethod(ops.logical_or)
 
     def reach(self):
         both = zip(self.left.reach(), self.right.reach(), strict=True)
