@@ -152,11 +152,12 @@ class ProjectedAttention(CachedLayer):
 
     def _dense(self, name, shape, num_heads, width):
         check.weight_shape("`num_heads` and `key_dim`", (shape[-1], num_heads, width))
+        activations = {"gate": "sigmoid", "value": self.score.value_activation}
         dense = keras.layers.EinsumDense(
             "btc,chd->bthd",
             output_shape=(None, num_heads, width),
             bias_axes="hd" if self.use_bias else None,
-            activation="sigmoid" if name == "gate" else None,
+            activation=activations.get(name),
             **self._dense_options(name),
         )
         dense.supports_masking = True  # or Keras warns that the mask ends here

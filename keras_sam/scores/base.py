@@ -56,6 +56,9 @@ class Score(keras.layers.Layer):
     # What a list of steps may have one of only, in words, or None.
     role = None
 
+    # A function that values go through once they are projected, or None.
+    value_activation = None
+
     def __new__(cls, *args, **kwargs):
         # Keras derives a configuration from the arguments of a constructor, but not from
         # a dtype policy, which `get_config` knows anyway.
@@ -163,7 +166,8 @@ class Score(keras.layers.Layer):
     @property
     def has_hooks(self):
         """Whether it does more than to compare."""
-        return self.encodes or self.has_sinks or bool(self.modifiers())
+        changes = self.encodes or self.has_sinks or bool(self.modifiers())
+        return changes or self.value_activation is not None
 
     def modifiers(self):
         """Returns the scores whose `modify` does something, in order."""
