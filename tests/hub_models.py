@@ -201,7 +201,7 @@ BACKBONES = {
             "sliding_window_pattern": 2,
             "global_rope_partial_rotary_factor": 0.5,
         },
-        text(),
+        lambda: {**text()(), "position_ids": np.tile(np.arange(T), (B, 1)) + 2},
         SELF * 2,
     ),
     "Qwen": (
@@ -293,7 +293,7 @@ BACKBONES = {
     ),
     "RoFormer V2": (
         models.RoformerV2Backbone,
-        {**SIZES, "head_size": 6},
+        {**SIZES, "head_size": 4},
         words_and_segments,
         SELF * 2,
     ),

@@ -340,6 +340,8 @@ def test_an_unbuilt_layer_is_converted_when_it_is_built():
     assert tuple(output.shape) == x.shape
 
 
+# KerasHub's tasks have a `compile` of their own, of which Keras warns when it loads one.
+@pytest.mark.filterwarnings("ignore:`compile()` was not called:UserWarning")
 def test_tasks(reload):
     make, arguments, inputs, _ = BACKBONES["GPT-2"]
     task = models.GPT2CausalLM(backbone=make(**arguments), preprocessor=None)
@@ -380,7 +382,7 @@ class OfMyOwn(hub.layers.CachedMultiHeadAttention):
 def test_refusals():
     for name, reason in (("DeBERTa V3", "third and fourth term"), ("XLNet", "two streams")):
         make, arguments, _, _ = BACKBONES[name]
-        with refused("can be converted only", reason, "transformer_layer_0"):
+        with refused("can be converted only", reason, "layer_0"):
             convert(make(**arguments))
     layer = made("Llama")
     layer._query_dense.quantize("int8")

@@ -69,7 +69,7 @@ def reason_against(layer):
     for base in type(layer).__mro__[1:]:
         if base.__name__ in KINDS and base.__module__.startswith("keras_hub"):
             return f"it is a class of your own, which inherits from {base.__name__}"
-    if is_of(layer, "keras", "keras_hub") and "Attention" in name:
+    if is_of(layer, "keras", "keras_hub") and "Attention" in name and "Mask" not in name:
         inner = layer._flatten_layers(include_self=False)
         if not any(kind_of(each) or reason_against(each) for each in inner):
             return "there is no conversion for its class"
