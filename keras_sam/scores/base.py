@@ -95,6 +95,17 @@ class Score(keras.layers.Layer):
         """Transforms all queries and keys, once a call."""
         return query, key
 
+    def fixed_scale(self, width):
+        """Returns the number by which `project` multiplies queries, if that is all it does.
+
+        A library's kernel then multiplies by it, and no query is written anew. None stands
+        for any other projection.
+
+        Args:
+            width: The number of channels of a query.
+        """
+        return None if self._overrides("project") else 1
+
     def compare(self, query, key):
         """Scores every pair of a projected query and a projected key."""
         return matmul(query, ops.swapaxes(key, -1, -2))

@@ -105,6 +105,9 @@ class Chain(Score):
     def project(self, query, key):
         return self.compared.project(query, key)
 
+    def fixed_scale(self, width):
+        return self.compared.fixed_scale(width)
+
     def compare(self, query, key):
         return self.compared.compare(query, key)
 
