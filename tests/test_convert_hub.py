@@ -345,13 +345,14 @@ def test_an_unbuilt_layer_is_converted_when_it_is_built():
 LANGUAGE_MODELS = {
     "GPT-2": "GPT2CausalLM",
     "Llama": "LlamaCausalLM",
-    "Gemma 3": "Gemma3CausalLM",
+    "Gemma 2": "GemmaCausalLM",
     "GPT-OSS": "GptOssCausalLM",
     "Mistral": "MistralCausalLM",
     "Falcon": "FalconCausalLM",
     "Gemma 3n": "Gemma3nCausalLM",
     "BART": "BartSeq2SeqLM",
     "T5": "T5Seq2SeqLM",
+    "T5Gemma": "T5GemmaSeq2SeqLM",
 }
 
 

@@ -146,7 +146,10 @@ def one_or_two(layer, call):
     inputs = call["inputs"]
     if layer.attention.kind == "self":
         return layer.attend(inputs, call)
-    return layer.attend(inputs[0], call, inputs[1])
+    output, cache = layer.attend(inputs[0], call, inputs[1])
+    if cache is None and not call.get("training"):  # its model asks for it by no argument
+        cache = layer.attention.make_cache(without_mask(inputs[1]))
+    return output, cache
 
 
 def merged(layer, call):

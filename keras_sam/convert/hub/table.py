@@ -44,7 +44,7 @@ KINDS = {
     "GPTNeoXAttention": Kind(text.gpt_neo_x, adapter.with_cache),
     "GptOssAttention": Kind(text.gpt_oss),
     "LlamaAttention": Kind(text.llama),
-    "MultiHeadAttention": Kind(text.multi_head, adapter.of_keras, two=True),
+    "MultiHeadAttention": Kind(text.of_keras, adapter.of_keras, two=True),
     "MoonshineMultiHeadAttention": Kind(
         text.moonshine, adapter.query_and_value, two=True, inside=text.moonshine_inside
     ),

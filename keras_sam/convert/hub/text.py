@@ -185,7 +185,7 @@ def gemma4(layer):
     share = layer.rotary_dim / layer.head_dim
     scaling = scores.Proportional(share, float(layer.rope_layer.scaling_factor))
     turn = GivenRotary(float(layer.rope_layer.max_wavelength), scaling)
-    chain = [qk_norm(layer, 1.0), (value_norm(layer.value_norm), ()), (turn, ())]
+    chain = [qk_norm(layer), (value_norm(layer.value_norm), ()), (turn, ())]
     chain.append(("dot", ()))
     if layer.logit_soft_cap is not None:
         chain.append((scores.SoftCap(float(layer.logit_soft_cap)), ()))
@@ -326,6 +326,20 @@ def roformer(layer):
 
 
 def multi_head(layer):
-    """Keras's own formula, of which KerasHub has versions with caches."""
-    recipe = projections(layer)
-    return Recipe(**recipe, options=dropout(layer))
+    """Of KerasHub's versions of Keras's `MultiHeadAttention` with caches."""
+    if layer._attention_axes not in (None, (1,)):
+        raise ValueError("its positions have several axes (`attention_axes`)")
+    names = ("kernel_regularizer", "bias_regularizer", "activity_regularizer")
+    names = (*names, "kernel_constraint", "bias_constraint")
+    options = {name: getattr(layer, f"_{name}", None) for name in names}
+    return Recipe(**projections(layer), options={**dropout(layer), **options})
+
+
+def of_keras(layer):
+    """Of Keras's `MultiHeadAttention` inside of layers of KerasHub."""
+    recipe = multi_head(layer)
+    if getattr(layer, "_use_gate", False):
+        gate = read_input(layer._gate_dense, first(layer, HEADS))
+        recipe = dataclasses.replace(recipe, gate=gate)
+    size = getattr(layer, "_sliding_window", getattr(layer, "sliding_window", None))
+    return dataclasses.replace(recipe, mask=Window(size) if size else None)
