@@ -141,7 +141,9 @@ def attend(
         query, key = score.encode(query, key, *arguments.all_positions(query, key, at))
     if type(score) not in LEAVE_KEYS:
         key, value = (arguments.repeat_heads(x, query.shape[1]) for x in (key, value))
-    query, key = score.project(query, key)
+    scale = score.fixed_scale(query.shape[3])
+    if scale is None:
+        (query, key), scale = score.project(query, key), 1
     compare, operands = score.as_function()
     modify, weights = score.as_modification(len(operands))
     sinks = arguments.sinks_of(score)
@@ -179,15 +181,20 @@ def attend(
     inputs = requests.Inputs(query, key, value, bias, (*operands, *weights), sinks)
     sizes = requests.Sizes.of(inputs)
     if on_call is not None:
-        on_call(recorded.Call(inputs.repeated(), constants, asked))
+        on_call(recorded.Call(inputs.scaled(scale).repeated(), constants, asked))
     if block_size is None or return_attention_scores or portable.is_portable():
         explanations.note("reference", "all rows at once are asked for", sizes)
-        output, weights = reference.attend(inputs.repeated(), constants, asked)
+        inputs = inputs.scaled(scale).repeated()
+        output, weights = reference.attend(inputs, constants, asked)
         output = ops.cast(output, given)
         return (output, weights) if return_attention_scores else output
     asked, temperature = _without_temperature(asked)
     plan = _plan(inputs, constants, asked, sizes, policy or policies.DEFAULT, block_size)
     explanations.note(plan.kernel, plan.reason, sizes)
+    if plan.kernel == "library":
+        asked = dataclasses.replace(asked, scale=scale)
+    else:
+        inputs = inputs.scaled(scale)
     if plan.kernel not in policies.FUSED:
         inputs = inputs.repeated()
     inputs = _fold_temperature(_widened(inputs, plan.narrow), temperature)

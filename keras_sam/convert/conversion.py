@@ -3,6 +3,7 @@
 import keras
 
 from keras_sam import _validation as check
+from keras_sam.convert import hub
 from keras_sam.convert.counterparts import (
     OURS,
     THEIRS,
@@ -56,6 +57,8 @@ def convert(target, to: str = "keras_sam"):
     """
     check.one_of("to", to, ("keras_sam", "keras"))
     kinds, replace = (THEIRS, to_ours) if to == "keras_sam" else (OURS, to_keras)
+    if hub.is_hub(target):
+        return hub.convert(target, to)
     if not is_rebuildable(target):
         _check_kind(target, kinds)
         replacement = replace(target, None)
@@ -70,6 +73,10 @@ def convert(target, to: str = "keras_sam"):
         return replacement.layer
     found = []
     for layer in leaves(target):
+        if hub.is_hub(layer):
+            if hub.has_attention(layer):
+                found.append(layer)
+            continue
         if isinstance(layer, kinds):
             _check_kind(layer, kinds)
             found.append(layer)
@@ -86,7 +93,11 @@ def convert(target, to: str = "keras_sam"):
     if not found:
         expected = f"a model with an attention layer ({_names(kinds)})"
         raise check.invalid("target", expected, target)
-    return rebuild(target, {id(layer): replace(layer, _calls(layer)) for layer in found})
+    new = {}
+    for layer in found:
+        make = hub.replacement if hub.is_hub(layer) else replace
+        new[id(layer)] = make(layer, to if hub.is_hub(layer) else _calls(layer))
+    return rebuild(target, new)
 
 
 def _names(kinds):

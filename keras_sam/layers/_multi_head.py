@@ -17,7 +17,8 @@ from keras_sam.attention.arguments import check_together
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.recorded import to_record
 from keras_sam.layers._axes import Axes, Pairs
-from keras_sam.layers._composite import CompositeLayer, own_score
+from keras_sam.layers._cached import CachedLayer
+from keras_sam.layers._composite import own_score
 from keras_sam.layers._masks import without_padding
 from keras_sam.normalizers.masking import both, unmasked
 from keras_sam.recording import AttentionDetails, is_recording, keeps_whole, record
@@ -25,7 +26,7 @@ from keras_sam.recording import AttentionDetails, is_recording, keeps_whole, rec
 PROJECTIONS = ("query", "key", "value", "attention_output", "gate")
 
 
-class ProjectedAttention(CompositeLayer):
+class ProjectedAttention(CachedLayer):
     """Base of `SelfAttention` and `CrossAttention`; see there for the arguments."""
 
     kind = None
@@ -153,11 +154,12 @@ class ProjectedAttention(CompositeLayer):
 
     def _dense(self, name, shape, num_heads, width):
         check.weight_shape("`num_heads` and `key_dim`", (shape[-1], num_heads, width))
+        activations = {"gate": "sigmoid", "value": self.score.value_activation}
         dense = keras.layers.EinsumDense(
             "btc,chd->bthd",
             output_shape=(None, num_heads, width),
             bias_axes="hd" if self.use_bias else None,
-            activation="sigmoid" if name == "gate" else None,
+            activation=activations.get(name),
             **self._dense_options(name),
         )
         dense.supports_masking = True  # or Keras warns that the mask ends here
@@ -193,6 +195,7 @@ class ProjectedAttention(CompositeLayer):
         use_causal_mask,
         query_segment_ids=None,
         key_segment_ids=None,
+        query_positions=None,
         selective=False,
     ):
         """Projects `(B, ..., C)` tensors, attends, and projects the result back."""
@@ -240,6 +243,7 @@ class ProjectedAttention(CompositeLayer):
             pattern=self.mask,
             query_segment_ids=axes.flatten_mask(query_segment_ids),
             key_segment_ids=key_axes.flatten_mask(key_segment_ids),
+            query_positions=query_positions,
             causal=self.causal or bool(use_causal_mask),
             sliding_window=self.sliding_window,
             selective=selective,

@@ -103,6 +103,10 @@ class UnprojectedAttention(QueryValueAttention):
         self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
         check_together(self.score, self.normalizer, selective=False)
+        if self.score.value_activation is not None:
+            raise check.invalid(
+                "score", "one without `ValueNorm`, for values as given", score
+            )
         self.causal = check.boolean("causal", causal)
         self.sliding_window = check.window("sliding_window", sliding_window)
         self.dropout = check.rate("dropout", dropout)

@@ -24,9 +24,10 @@ from keras_sam.scores.steps.grid_bias import GridBias
 from keras_sam.scores.steps.qk_norm import QKNorm
 from keras_sam.scores.steps.relative_bias import RelativeBias, T5Bias
 from keras_sam.scores.steps.rotary import Rotary
-from keras_sam.scores.steps.scaling import Linear, Llama3, YaRN
+from keras_sam.scores.steps.scaling import Linear, Llama3, LongRoPE, Proportional, YaRN
 from keras_sam.scores.steps.sinks import Sinks
 from keras_sam.scores.steps.soft_cap import SoftCap
+from keras_sam.scores.steps.value_norm import ValueNorm
 from keras_sam.scores.tanh_sum import TanhSum
 
 _strategies_by_name = _strategies.Strategies(
@@ -81,7 +82,9 @@ __all__ = [
     "GridBias",
     "Linear",
     "Llama3",
+    "LongRoPE",
     "LowRankBilinear",
+    "Proportional",
     "QKNorm",
     "RelativeBias",
     "Rotary",
@@ -91,6 +94,7 @@ __all__ = [
     "SoftCap",
     "T5Bias",
     "TanhSum",
+    "ValueNorm",
     "YaRN",
     "deserialize",
     "get",

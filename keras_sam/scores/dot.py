@@ -74,6 +74,10 @@ class ScaledDot(Score):
     def _scale(self, width):
         return 1 / math.sqrt(width) if self.scale is None else self.scale
 
+    def fixed_scale(self, width):
+        is_own = type(self).project is not ScaledDot.project
+        return None if self.learn_scale or is_own else self._scale(width)
+
     def project(self, query, key):
         if self.learn_scale:
             return ops.multiply(query, ops.cast(self.learned_scale, query.dtype)), key
