@@ -69,6 +69,10 @@ keras_sam.export_litert(model, 3)  # type: ignore[arg-type]
 AttentionTensorBoard("logs", x, update_freq=10, write_images=False)
 AttentionTensorBoard(3, x)  # type: ignore[arg-type]
 
+decode = keras_sam.Decoder(model, check=False)
+decode.generate([[3, 1, 4]], max_length=8, sampler=keras_sam.samplers.TopK(k=3))
+decode.make_cache(batch=1, length="8")  # type: ignore[arg-type]
+
 names: list[str] = darknet.read_names("coco.names")
 network = darknet.load_model("yolov4.cfg", Path("yolov4.weights"), partial=True)
 darknet.decode(network(x), network, image_size=(576, 768), names=names)
