@@ -1,6 +1,7 @@
 """What all scores have in common."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -65,7 +66,7 @@ class Score(keras.layers.Layer):
         plain = {name: value for name, value in kwargs.items() if name != "dtype"}
         return super().__new__(cls, *args, **plain)
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
 

@@ -1,5 +1,7 @@
 """Rotary positions."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import ops
@@ -57,12 +59,12 @@ class Rotary(Score):
 
     def __init__(
         self,
-        max_wavelength=10000.0,
-        scaling=None,
-        fraction=1.0,
-        interleaved=False,
-        start=0,
-        grid=None,
+        max_wavelength: float = 10000.0,
+        scaling: Scaling | dict | None = None,
+        fraction: float = 1.0,
+        interleaved: bool = False,
+        start: int = 0,
+        grid: Sequence[int] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
