@@ -122,8 +122,8 @@ class Rotary(Score):
         if self.scaling is not None:
             plain = self.scaling.frequencies(plain, self.max_wavelength, width)
             magnitude = self.scaling.magnitude
-        frequencies = ops.convert_to_tensor(plain.astype("float32"))
-        angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies
+        frequencies = ops.convert_to_tensor(plain, dtype=wide(tensor.dtype))
+        angles = ops.cast(positions, frequencies.dtype)[:, None, :, None] * frequencies
         cos, sin = (
             ops.cast(f(angles) * magnitude, tensor.dtype) for f in (ops.cos, ops.sin)
         )
