@@ -156,12 +156,8 @@ class ProjectedAttention(CachedLayer):
 
     def _dense(self, name, shape, num_heads, width):
         check.weight_shape("`num_heads` and `key_dim`", (shape[-1], num_heads, width))
-<<<<<<< HEAD
         activations = {"gate": "sigmoid", "value": self.score.value_activation}
-        dense = keras.layers.EinsumDense(
-=======
         dense = Projection(
->>>>>>> hard
             "btc,chd->bthd",
             output_shape=(None, num_heads, width),
             bias_axes="hd" if self.use_bias else None,
