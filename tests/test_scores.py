@@ -125,7 +125,7 @@ class Turned(scores.ScaledDot):
 
 
 @pytest.mark.parametrize(
-    "score, scale",
+    ("score", "scale"),
     [
         (scores.Dot(), 1),
         (scores.ScaledDot(), D**-0.5),
