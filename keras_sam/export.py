@@ -1,15 +1,22 @@
 """SavedModels that can be asked what they looked at, and models for ONNX and LiteRT."""
 
 import importlib.util
+import os
 import tempfile
 
 import keras
 
+from keras_sam._signatures import input_signature as signature_of
 from keras_sam.backend.portable import portable
 from keras_sam.recording import record_attention
 
 
-def export_saved_model(model, filepath, input_signature=None, verbose=True):
+def export_saved_model(
+    model,
+    filepath: str | os.PathLike,
+    input_signature: list | None = None,
+    verbose: bool = True,
+) -> None:
     """Exports a model as a SavedModel with the endpoints `serve` and `attention`.
 
     `serve` is what `model.export` writes. `attention` takes the same inputs and returns
@@ -46,7 +53,7 @@ def export_saved_model(model, filepath, input_signature=None, verbose=True):
     """
     _check_model("export_saved_model", model)
     if input_signature is None:
-        input_signature = _input_signature(model)
+        input_signature = signature_of(model)
 
     def serve(*inputs):
         return model(*inputs, training=False)
@@ -69,7 +76,9 @@ def export_saved_model(model, filepath, input_signature=None, verbose=True):
     archive.write_out(filepath, verbose=verbose)
 
 
-def export_litert(model, filepath, input_signature=None):
+def export_litert(
+    model, filepath: str | os.PathLike, input_signature: list | None = None
+) -> None:
     """Exports a model as a LiteRT (TensorFlow Lite) file that needs no Flex operations.
 
     `model.export(filepath, format="litert")` converts the kernels that are fast on
@@ -99,7 +108,7 @@ def export_litert(model, filepath, input_signature=None):
     _check_model("export_litert", model)
     _check_name(filepath, ".tflite")
     if input_signature is None:
-        input_signature = _input_signature(model)
+        input_signature = signature_of(model)
     import tensorflow as tf
 
     archive = keras.export.ExportArchive()
@@ -116,7 +125,12 @@ def export_litert(model, filepath, input_signature=None):
         file.write(converted)
 
 
-def export_onnx(model, filepath, input_signature=None, opset_version=None):
+def export_onnx(
+    model,
+    filepath: str | os.PathLike,
+    input_signature: list | None = None,
+    opset_version: int | None = None,
+) -> None:
     """Exports a model as an ONNX file.
 
     The file has the reference kernel, which computes all rows at once
@@ -150,7 +164,7 @@ def export_onnx(model, filepath, input_signature=None, opset_version=None):
     _check_model("export_onnx", model, any_backend=True)
     _check_name(filepath, ".onnx")
     if input_signature is None:
-        input_signature = _input_signature(model)
+        input_signature = signature_of(model)
     backend = keras.backend.backend()
     converter = {"tensorflow": "tf2onnx", "jax": "jax2onnx", "torch": "onnxscript"}[backend]
     if importlib.util.find_spec(converter) is None:
@@ -216,25 +230,3 @@ def _check_model(function, model, any_backend=False):
         )
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"`model` must be a built keras.Model. Received: model={model!r}")
-
-
-def _input_signature(model):
-    """The positional arguments of a model, as far as it can tell them."""
-    if isinstance(model, keras.Sequential):  # has no `input` before it is called
-        return [_open_batch(model.inputs[0])]
-    if getattr(model, "inputs", None):  # functional
-        return [keras.tree.map_structure(_open_batch, model.input)]
-    shape = model.get_build_config() or {}
-    shape = shape.get("input_shape")
-    if shape is None or not all(size is None or isinstance(size, int) for size in shape):
-        raise ValueError(
-            "`input_signature` must be given for a subclassed model that was not called "
-            f"with exactly one tensor. Received: input_signature=None, model={model!r}"
-        )
-    return [keras.InputSpec(shape=(None, *shape[1:]), dtype=model.input_dtype)]
-
-
-def _open_batch(tensor):
-    return keras.InputSpec(
-        shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
-    )

@@ -1,15 +1,20 @@
 """Self-attention over sequences, images and volumes."""
 
+from collections.abc import Callable, Sequence
+
 import keras
 
 from keras_sam import _validation as check
+from keras_sam import masks, scores
 from keras_sam.attention.arguments import check_together
+from keras_sam.layers._cached import current
+from keras_sam.layers._cached_self import CachedSelfAttention
 from keras_sam.layers._masks import check_mask, check_segments, keras_mask
 from keras_sam.layers._multi_head import ProjectedAttention
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
-class SelfAttention(ProjectedAttention):
+class SelfAttention(ProjectedAttention, CachedSelfAttention):
     """Multi-head self-attention with any score and any normalizer.
 
     ```
@@ -142,31 +147,31 @@ class SelfAttention(ProjectedAttention):
 
     def __init__(
         self,
-        num_heads,
-        key_dim=None,
-        value_dim=None,
-        num_key_value_heads=None,
-        score="scaled_dot",
-        normalizer="softmax",
-        causal=False,
-        sliding_window=None,
-        dropout=0.0,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        block_size="auto",
-        seed=None,
+        num_heads: int,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        num_key_value_heads: int | None = None,
+        score: str | scores.Score | list = "scaled_dot",
+        normalizer: str | Callable = "softmax",
+        causal: bool = False,
+        sliding_window: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        kernel_initializer: str | Callable = "glorot_uniform",
+        kernel_regularizer: str | Callable | None = None,
+        block_size: int | str | None = "auto",
+        seed: int | None = None,
         *,
-        mask=None,
-        selective=False,
-        output_shape=None,
-        attention_axes=None,
-        use_gate=False,
-        bias_initializer="zeros",
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
+        mask: str | masks.Mask | None = None,
+        selective: bool = False,
+        output_shape: int | Sequence[int] | None = None,
+        attention_axes: int | Sequence[int] | None = None,
+        use_gate: bool = False,
+        bias_initializer: str | Callable = "zeros",
+        bias_regularizer: str | Callable | None = None,
+        activity_regularizer: str | Callable | None = None,
+        kernel_constraint: str | Callable | None = None,
+        bias_constraint: str | Callable | None = None,
         **kwargs,
     ):
         super().__init__(
@@ -239,23 +244,36 @@ class SelfAttention(ProjectedAttention):
         training=None,
         use_causal_mask=False,
         segment_ids=None,
+        cache=None,
+        cache_update_index=None,
     ):
         mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
-        self._check_call(inputs, mask, attention_mask, attention_bias, use_causal_mask)
-        check_segments(self, segment_ids=(segment_ids, inputs))
+        given = mask, attention_mask, attention_bias, use_causal_mask, segment_ids
+        decoding = current() if cache is None else None
+        self._check_call(inputs, cache, cache_update_index, *given)
+        options = {
+            "attention_mask": attention_mask,
+            "attention_bias": attention_bias,
+            "return_attention_scores": return_attention_scores,
+            "training": training,
+            "use_causal_mask": use_causal_mask,
+        }
+        if cache is not None:
+            options |= {"mask": mask, "segment_ids": segment_ids}
+            return self._attend_cached(inputs, cache, cache_update_index, **options)
+        if decoding is not None:
+            found = self._decode(decoding, inputs, mask, segment_ids, options)
+            if found is not None:
+                return found
         return self._attend(
             inputs,
             inputs,
             inputs,
             query_mask=mask,
             key_mask=mask,
-            attention_mask=attention_mask,
-            attention_bias=attention_bias,
-            return_attention_scores=return_attention_scores,
-            training=training,
-            use_causal_mask=use_causal_mask,
             query_segment_ids=segment_ids,
             selective=self.selective,
+            **options,
         )
 
     def compute_output_spec(
@@ -268,10 +286,14 @@ class SelfAttention(ProjectedAttention):
         training=None,
         use_causal_mask=False,
         segment_ids=None,
+        cache=None,
+        cache_update_index=None,
     ):
         mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
-        self._check_call(inputs, mask, attention_mask, attention_bias, use_causal_mask)
-        check_segments(self, segment_ids=(segment_ids, inputs))
+        given = mask, attention_mask, attention_bias, use_causal_mask, segment_ids
+        self._check_call(inputs, cache, cache_update_index, *given)
+        if cache is not None:
+            return self._cached_specs(inputs, cache, return_attention_scores)
         return self._output_specs(inputs, inputs, return_attention_scores)
 
     def compute_output_shape(self, input_shape):
@@ -280,9 +302,25 @@ class SelfAttention(ProjectedAttention):
     def get_config(self):
         return {**super().get_config(), "selective": self.selective}
 
-    def _check_call(self, inputs, mask, attention_mask, attention_bias, use_causal_mask):
+    def _check_call(
+        self,
+        inputs,
+        cache,
+        index,
+        mask,
+        attention_mask,
+        attention_bias,
+        use_causal_mask,
+        segment_ids,
+    ):
         check.flag("use_causal_mask", use_causal_mask)
         check_mask(self, "mask", mask, inputs)
+        check_segments(self, segment_ids=(segment_ids, inputs))
+        if cache is not None:  # its slots are the keys; see `_attend_cached`
+            return
+        if index is not None:
+            expected = f"None where `cache` is, in SelfAttention {self.name!r}"
+            raise check.invalid("cache_update_index", expected, index)
         self._check_pairs(
             inputs, inputs, attention_mask=attention_mask, attention_bias=attention_bias
         )

@@ -21,6 +21,7 @@ better form: see `additive_pallas`.
 
 import functools
 import math
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -77,9 +78,9 @@ class Additive(Score):
 
     def __init__(
         self,
-        units=None,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
+        units: int | None = None,
+        use_bias: bool = True,
+        kernel_initializer: str | Callable = "glorot_uniform",
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -57,13 +58,16 @@ class Score(keras.layers.Layer):
     # What a list of steps may have one of only, in words, or None.
     role = None
 
+    # A function that values go through once they are projected, or None.
+    value_activation = None
+
     def __new__(cls, *args, **kwargs):
         # Keras derives a configuration from the arguments of a constructor, but not from
         # a dtype policy, which `get_config` knows anyway.
         plain = {name: value for name, value in kwargs.items() if name != "dtype"}
         return super().__new__(cls, *args, **plain)
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
 
@@ -92,6 +96,17 @@ class Score(keras.layers.Layer):
     def project(self, query, key):
         """Transforms all queries and keys, once a call."""
         return query, key
+
+    def fixed_scale(self, width):
+        """Returns the number by which `project` multiplies queries, if that is all it does.
+
+        A library's kernel then multiplies by it, and no query is written anew. None stands
+        for any other projection.
+
+        Args:
+            width: The number of channels of a query.
+        """
+        return None if self._overrides("project") else 1
 
     def compare(self, query, key):
         """Scores every pair of a projected query and a projected key."""
@@ -157,7 +172,8 @@ class Score(keras.layers.Layer):
     @property
     def has_hooks(self):
         """Whether it does more than to compare."""
-        return self.encodes or self.has_sinks or bool(self.modifiers())
+        changes = self.encodes or self.has_sinks or bool(self.modifiers())
+        return changes or self.value_activation is not None
 
     def modifiers(self):
         """Returns the scores whose `modify` does something, in order."""

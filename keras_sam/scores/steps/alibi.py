@@ -40,7 +40,7 @@ class ALiBi(Score):
 
     role = "a bias by position"
 
-    def __init__(self, scale=1.0, **kwargs):
+    def __init__(self, scale: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         self.scale = check.number("scale", scale)
 
