@@ -201,7 +201,7 @@ BACKBONES = {
             "sliding_window_pattern": 2,
             "global_rope_partial_rotary_factor": 0.5,
         },
-        text(),
+        lambda: {**text()(), "position_ids": np.tile([0, 1, 2, 7, 4], (B, 1))},
         SELF * 2,
     ),
     "Qwen": (
@@ -293,7 +293,7 @@ BACKBONES = {
     ),
     "RoFormer V2": (
         models.RoformerV2Backbone,
-        {**SIZES, "head_size": 6},
+        {**SIZES, "head_size": 4},
         words_and_segments,
         SELF * 2,
     ),
@@ -356,7 +356,7 @@ BACKBONES = {
             "image_shape": (6, 6, 3),
             "position_embedding_shape": (6, 6, 3),
         },
-        lambda: {"pixel_values": picture()},
+        picture,
         [],
     ),
 }

@@ -24,6 +24,8 @@ def convert(target, to: str = "keras_sam"):
         MultiHeadAttention, GroupQueryAttention   SelfAttention where every call is
                                                   `layer(x, x)`, else CrossAttention
         Attention, AdditiveAttention              UnprojectedAttention
+        attention layers of KerasHub              SelfAttention or CrossAttention, with
+                                                  steps of `score`, `mask` and a gate
 
     The copy has the weights of the original and computes the same, except that a row with
     nothing to attend to, and a row of padding, is zero before the output projection.
@@ -33,8 +35,13 @@ def convert(target, to: str = "keras_sam"):
     Masks of dropout are drawn anew. An `activity_regularizer` of GroupQueryAttention,
     which Keras applies to its output as well, is of the projections only.
 
+    Backbones, tasks and other layers of KerasHub are copied as well, alone or in a model
+    of Keras. The copies stay of their class, and save to `.keras` and load. Their
+    preprocessors are shared with the original. docs/converting.md lists which attention
+    layers are taken, and what differs.
+
     Args:
-        target: A model or an attention layer.
+        target: A model or an attention layer; one of KerasHub is to be built.
         to: `"keras_sam"`, or `"keras"` for the way back. A Sequential model whose
             SelfAttention becomes Keras's, with two inputs, is a functional model then.
 
@@ -44,7 +51,8 @@ def convert(target, to: str = "keras_sam"):
     Raises:
         ValueError: If `target` has no attention layer to convert; if one is quantized, has
             LoRA weights, is of a subclass, or is inside of a layer or model of your own
-            class; and, for `to="keras"`, if Keras has no layer that computes the same.
+            class; if one of KerasHub is of another kind; and, for `to="keras"`, if Keras
+            has no layer that computes the same, or the target is of KerasHub.
 
     Example:
 

@@ -20,6 +20,7 @@ from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._cached import CachedLayer
 from keras_sam.layers._composite import own_score
 from keras_sam.layers._masks import without_padding
+from keras_sam.layers._projection import Projection
 from keras_sam.normalizers.masking import both, unmasked
 from keras_sam.recording import AttentionDetails, is_recording, keeps_whole, record
 
@@ -116,6 +117,7 @@ class ProjectedAttention(CachedLayer):
         key_dim = self.key_dim or width // self.num_heads
         value_dim = self.value_dim or key_dim
         key_heads = self.num_key_value_heads or self.num_heads
+        self._head_sizes = key_heads, key_dim, value_dim
         self.query_dense = self._dense("query", query_shape, self.num_heads, key_dim)
         self.key_dense = self._dense("key", key_shape, key_heads, key_dim)
         self.gate_dense = None
@@ -126,7 +128,7 @@ class ProjectedAttention(CachedLayer):
         axes = "cefg"[: len(output_shape)]
         kernel = self.num_heads, value_dim, *output_shape
         check.weight_shape("`num_heads`, `value_dim` and `output_shape`", kernel)
-        self.output_dense = keras.layers.EinsumDense(
+        self.output_dense = Projection(
             f"bthd,hd{axes}->bt{axes}",
             output_shape=(None, *output_shape),
             bias_axes=axes if self.use_bias else None,
@@ -155,7 +157,7 @@ class ProjectedAttention(CachedLayer):
     def _dense(self, name, shape, num_heads, width):
         check.weight_shape("`num_heads` and `key_dim`", (shape[-1], num_heads, width))
         activations = {"gate": "sigmoid", "value": self.score.value_activation}
-        dense = keras.layers.EinsumDense(
+        dense = Projection(
             "btc,chd->bthd",
             output_shape=(None, num_heads, width),
             bias_axes="hd" if self.use_bias else None,

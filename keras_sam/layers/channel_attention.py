@@ -210,4 +210,4 @@ class ChannelWeights:
 
 def _dense(inputs, kernel, bias=None):
     outputs = matmul(inputs, kernel)
-    return outputs if bias is None else ops.add(outputs, bias)
+    return outputs if bias is None else outputs + bias

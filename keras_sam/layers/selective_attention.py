@@ -17,6 +17,7 @@ from keras_sam.backend.precision import wide
 from keras_sam.layers._composite import CompositeLayer, own_score
 from keras_sam.layers._masks import keras_mask
 from keras_sam.layers._parts import Parts
+from keras_sam.layers._projection import Projection
 from keras_sam.layers._top_k import count_of, gather_kept, keep, top_k_mask
 from keras_sam.normalizers.masking import attention_weights
 from keras_sam.recording import AttentionDetails, record
@@ -239,7 +240,7 @@ class SelectiveAttention(CompositeLayer):
         own = parts is not None and parts.are_features
         kernel = shape[1] if own else 1, shape[-1], self.num_heads, units
         check.weight_shape("`num_heads` and `units`", kernel)
-        dense = keras.layers.EinsumDense(
+        dense = Projection(
             "btc,tchu->bthu" if own else "btc,chu->bthu",
             output_shape=(shape[1] if own else None, self.num_heads, units),
             bias_axes=("thu" if own else "hu") if self.use_bias else None,

@@ -105,7 +105,7 @@ class Additive(Score):
     def project(self, query, key):
         query = transform(query, self.query_kernel)
         if self.bias is not None:
-            query = ops.add(query, ops.cast(self.bias, query.dtype))
+            query = query + ops.cast(self.bias, query.dtype)
         return query, transform(key, self.key_kernel)
 
     def compare(self, query, key):

@@ -5,7 +5,7 @@ import inspect
 from keras_sam import _validation as check
 from keras_sam.convert.hub import places
 from keras_sam.convert.hub.adapter import pairs
-from keras_sam.convert.hub.models import convert_whole, is_converted
+from keras_sam.convert.hub.models import convert_whole
 from keras_sam.convert.rebuild import Replacement
 from keras_sam.layers import CrossAttention
 
@@ -17,10 +17,8 @@ def is_hub(target):
 
 
 def has_attention(layer):
-    """Whether a layer of KerasHub is or contains attention that `convert` looks at."""
-    if _is_attention(layer):
-        return True
-    return is_converted(layer) or not layer.built or any(True for _ in places.places(layer))
+    """Whether a layer of KerasHub is or contains attention that is not ours."""
+    return _is_attention(layer) or any(True for _ in places.places(layer))
 
 
 def convert(target, to):
@@ -35,8 +33,7 @@ def replacement(layer, to):
     """Returns the `Replacement` of a layer of KerasHub in a model of Keras."""
     _check_way(layer, to)
     if not _is_attention(layer):
-        new = layer if not layer.built else convert_whole(layer)
-        return Replacement(new, lambda *call: call, lambda: None)
+        return Replacement(convert_whole(layer), lambda *call: call, lambda: None)
     new, carry = _convert_layer(layer, build=False)
     signature = inspect.signature(layer.call)
 

@@ -69,7 +69,7 @@ def reason_against(layer):
     for base in type(layer).__mro__[1:]:
         if base.__name__ in KINDS and base.__module__.startswith("keras_hub"):
             return f"it is a class of your own, which inherits from {base.__name__}"
-    if is_of(layer, "keras", "keras_hub") and "Attention" in name:
+    if is_of(layer, "keras", "keras_hub") and "Attention" in name and "Mask" not in name:
         inner = layer._flatten_layers(include_self=False)
         if not any(kind_of(each) or reason_against(each) for each in inner):
             return "there is no conversion for its class"
@@ -102,11 +102,24 @@ def places(root):
 def check(root):
     """Refuses attention that cannot be taken, and returns all `Place`s."""
     found = list(places(root))
+    known = {id(place.layer) for place in found}
+    for layer in root._flatten_layers():
+        if (kind_of(layer) or reason_against(layer)) and id(layer) not in known:
+            found.append(Place(root, "", None, layer))
     for place in found:
         reason = reason_against(place.layer)
+        if reason is None and _is_called_by_a_graph(place):
+            reason = "the functional model that it is in calls it by itself"
+        if reason is None and not place.name and place.layer is not root:
+            reason = "it is no attribute of the layer that it is in"
         if reason is not None:
             raise _refusal(place, reason)
     return found
+
+
+def _is_called_by_a_graph(place):
+    operations = getattr(place.owner, "operations", ())
+    return any(operation is place.layer for operation in operations)
 
 
 def replace_all(root):

@@ -31,7 +31,7 @@ _MULTI_HEAD = Kind(text.multi_head, adapter.query_and_value, two=True)
 
 KINDS = {
     "BloomAttention": Kind(text.bloom),
-    "CachedGemma3Attention": Kind(text.gemma),
+    "CachedGemma3Attention": Kind(text.gemma, adapter.two_tensors),
     "CachedGemmaAttention": Kind(text.gemma),
     "CachedMistralAttention": Kind(text.llama),
     "CachedMixtralAttention": Kind(text.llama),
@@ -39,12 +39,12 @@ KINDS = {
     "EsmSelfAttention": Kind(text.roformer, adapter.rows_masked),
     "FalconAttention": Kind(text.falcon),
     "Gemma3VisionAttention": Kind(pictures.vit, adapter.with_nothing),
-    "Gemma3nTextAttention": Kind(text.gemma3n, adapter.with_weights),
-    "Gemma4TextAttention": Kind(text.gemma4, adapter.with_cache),
+    "Gemma3nTextAttention": Kind(text.gemma3n, adapter.heads_first),
+    "Gemma4TextAttention": Kind(text.gemma4, adapter.own_keys),
     "GPTNeoXAttention": Kind(text.gpt_neo_x, adapter.with_cache),
     "GptOssAttention": Kind(text.gpt_oss),
     "LlamaAttention": Kind(text.llama),
-    "MultiHeadAttention": Kind(text.multi_head, adapter.of_keras, two=True),
+    "MultiHeadAttention": Kind(text.of_keras, adapter.of_keras, two=True),
     "MoonshineMultiHeadAttention": Kind(
         text.moonshine, adapter.query_and_value, two=True, inside=text.moonshine_inside
     ),
@@ -52,7 +52,7 @@ KINDS = {
     "Phi3Attention": Kind(text.llama),
     "Qwen3Attention": Kind(text.qwen3),
     "Qwen3MoeAttention": Kind(text.qwen3),
-    "Qwen3_5Attention": Kind(text.qwen3_5),
+    "Qwen3_5Attention": Kind(text.qwen3_5, adapter.one_axis),
     "QwenAttention": Kind(text.qwen),
     "QwenMoeAttention": Kind(text.qwen),
     "RoformerAttention": Kind(text.roformer, adapter.rows_masked),

@@ -6,10 +6,8 @@ of a model.
 
 import dataclasses
 
-import keras
-from keras import ops
-
 from keras_sam import scores
+from keras_sam.convert.hub.positions import GivenRotary, OwnRotary
 from keras_sam.convert.hub.recipe import Recipe, read_input, read_output
 from keras_sam.masks import Causal, Window
 
@@ -27,19 +25,6 @@ def first(layer, names, *default):
     if default:
         return default[0]
     raise AttributeError(f"{type(layer).__name__} has none of {', '.join(names)}")
-
-
-@keras.saving.register_keras_serializable(package="keras_sam")
-class OwnRotary(scores.Rotary):
-    """Rotary positions of the first keys, as many as rows; the others stay as they are.
-
-    That is of a layer whose keys are its own rows and, behind them, a second sequence.
-    """
-
-    def encode(self, query, key, query_positions, key_positions):
-        own = key_positions < ops.shape(query)[2]
-        key_positions = ops.where(own, key_positions, ops.zeros_like(key_positions))
-        return super().encode(query, key, query_positions, key_positions)
 
 
 def projections(layer):
@@ -197,13 +182,10 @@ def gemma3n(layer):
 def gemma4(layer):
     if layer.is_kv_shared_layer:
         raise ValueError("it attends to the keys and values of another layer")
-    embedding = layer.rope_layer
-    turn = rotary(embedding)
-    if layer.rotary_dim < layer.head_dim:
-        share = layer.rotary_dim / layer.head_dim
-        scaling = scores.Proportional(share, float(embedding.scaling_factor))
-        turn = scores.Rotary(float(embedding.max_wavelength), scaling)
-    chain = [qk_norm(layer, 1.0), (value_norm(layer.value_norm), ()), (turn, ())]
+    share = layer.rotary_dim / layer.head_dim
+    scaling = scores.Proportional(share, float(layer.rope_layer.scaling_factor))
+    turn = GivenRotary(float(layer.rope_layer.max_wavelength), scaling)
+    chain = [qk_norm(layer), (value_norm(layer.value_norm), ()), (turn, ())]
     chain.append(("dot", ()))
     if layer.logit_soft_cap is not None:
         chain.append((scores.SoftCap(float(layer.logit_soft_cap)), ()))
@@ -334,7 +316,7 @@ def falcon(layer):
 
 
 def roformer(layer):
-    """Also of ESM, which turns halves. A mask of theirs masks rows and no key."""
+    """Also of ESM, which turns halves. Their mask is of rows; see `adapter.rows_masked`."""
     embedding = layer.rotary_embedding_layer
     chain = [("scaled_dot", ())]
     if getattr(layer, "use_rotary", True):
@@ -344,6 +326,20 @@ def roformer(layer):
 
 
 def multi_head(layer):
-    """Keras's own formula, of which KerasHub has versions with caches."""
-    recipe = projections(layer)
-    return Recipe(**recipe, options=dropout(layer))
+    """Of KerasHub's versions of Keras's `MultiHeadAttention` with caches."""
+    if layer._attention_axes not in (None, (1,)):
+        raise ValueError("its positions have several axes (`attention_axes`)")
+    names = ("kernel_regularizer", "bias_regularizer", "activity_regularizer")
+    names = (*names, "kernel_constraint", "bias_constraint")
+    options = {name: getattr(layer, f"_{name}", None) for name in names}
+    return Recipe(**projections(layer), options={**dropout(layer), **options})
+
+
+def of_keras(layer):
+    """Of Keras's `MultiHeadAttention` inside of layers of KerasHub."""
+    recipe = multi_head(layer)
+    if getattr(layer, "_use_gate", False):
+        gate = read_input(layer._gate_dense, first(layer, HEADS))
+        recipe = dataclasses.replace(recipe, gate=gate)
+    size = getattr(layer, "_sliding_window", getattr(layer, "sliding_window", None))
+    return dataclasses.replace(recipe, mask=Window(size) if size else None)
