@@ -12,6 +12,7 @@ if not _startup.runs("keras_sam.darknet"):  # a command imports only what it nee
     from keras_sam._show import show
     from keras_sam.attention import attend
     from keras_sam.convert import convert
+    from keras_sam.decoding import Decoder, samplers
     from keras_sam.export import export_litert, export_onnx, export_saved_model
     from keras_sam.layers import (
         CBAM,
@@ -32,6 +33,7 @@ __all__ = [
     "AttentionMaps",
     "ChannelAttention",
     "CrossAttention",
+    "Decoder",
     "PointwiseSpatialAttention",
     "RowsOnDemand",
     "SelectiveAttention",
@@ -52,6 +54,7 @@ __all__ = [
     "masks",
     "normalizers",
     "record_attention",
+    "samplers",
     "scores",
     "show",
 ]

@@ -5,6 +5,7 @@ import tempfile
 
 import keras
 
+from keras_sam._signatures import input_signature as signature_of
 from keras_sam.backend.portable import portable
 from keras_sam.recording import record_attention
 
@@ -46,7 +47,7 @@ def export_saved_model(model, filepath, input_signature=None, verbose=True):
     """
     _check_model("export_saved_model", model)
     if input_signature is None:
-        input_signature = _input_signature(model)
+        input_signature = signature_of(model)
 
     def serve(*inputs):
         return model(*inputs, training=False)
@@ -99,7 +100,7 @@ def export_litert(model, filepath, input_signature=None):
     _check_model("export_litert", model)
     _check_name(filepath, ".tflite")
     if input_signature is None:
-        input_signature = _input_signature(model)
+        input_signature = signature_of(model)
     import tensorflow as tf
 
     archive = keras.export.ExportArchive()
@@ -150,7 +151,7 @@ def export_onnx(model, filepath, input_signature=None, opset_version=None):
     _check_model("export_onnx", model, any_backend=True)
     _check_name(filepath, ".onnx")
     if input_signature is None:
-        input_signature = _input_signature(model)
+        input_signature = signature_of(model)
     backend = keras.backend.backend()
     converter = {"tensorflow": "tf2onnx", "jax": "jax2onnx", "torch": "onnxscript"}[backend]
     if importlib.util.find_spec(converter) is None:
@@ -216,25 +217,3 @@ def _check_model(function, model, any_backend=False):
         )
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"`model` must be a built keras.Model. Received: model={model!r}")
-
-
-def _input_signature(model):
-    """The positional arguments of a model, as far as it can tell them."""
-    if isinstance(model, keras.Sequential):  # has no `input` before it is called
-        return [_open_batch(model.inputs[0])]
-    if getattr(model, "inputs", None):  # functional
-        return [keras.tree.map_structure(_open_batch, model.input)]
-    shape = model.get_build_config() or {}
-    shape = shape.get("input_shape")
-    if shape is None or not all(size is None or isinstance(size, int) for size in shape):
-        raise ValueError(
-            "`input_signature` must be given for a subclassed model that was not called "
-            f"with exactly one tensor. Received: input_signature=None, model={model!r}"
-        )
-    return [keras.InputSpec(shape=(None, *shape[1:]), dtype=model.input_dtype)]
-
-
-def _open_batch(tensor):
-    return keras.InputSpec(
-        shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
-    )

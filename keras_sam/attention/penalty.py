@@ -35,7 +35,12 @@ def select(logits, allowed, selectable, query_positions, key_positions):
         `S`, `(B, 1, rows, keys)`.
     """
     before = ops.less(key_positions[None, :], query_positions[:, None])
-    selectable = ops.logical_and(ops.logical_and(selectable, before), first_head(allowed))
+    return select_allowed(logits, allowed, ops.logical_and(selectable, before))
+
+
+def select_allowed(logits, allowed, selectable):
+    """Returns what `select` does, where `selectable` knows the order of positions too."""
+    selectable = ops.logical_and(selectable, first_head(allowed))
     return ops.where(selectable, ops.relu(logits), ops.zeros_like(logits))
 
 

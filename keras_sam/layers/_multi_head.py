@@ -15,7 +15,8 @@ from keras_sam.attention.arguments import check_together
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.recorded import to_record
 from keras_sam.layers._axes import Axes, Pairs
-from keras_sam.layers._composite import CompositeLayer, own_score
+from keras_sam.layers._cached import CachedLayer
+from keras_sam.layers._composite import own_score
 from keras_sam.layers._masks import without_padding
 from keras_sam.normalizers.masking import both, unmasked
 from keras_sam.recording import AttentionDetails, is_recording, keeps_whole, record
@@ -23,7 +24,7 @@ from keras_sam.recording import AttentionDetails, is_recording, keeps_whole, rec
 PROJECTIONS = ("query", "key", "value", "attention_output", "gate")
 
 
-class ProjectedAttention(CompositeLayer):
+class ProjectedAttention(CachedLayer):
     """Base of `SelfAttention` and `CrossAttention`; see there for the arguments."""
 
     kind = None
@@ -191,6 +192,7 @@ class ProjectedAttention(CompositeLayer):
         use_causal_mask,
         query_segment_ids=None,
         key_segment_ids=None,
+        query_positions=None,
         selective=False,
         memory_loss=0.0,
     ):
@@ -239,6 +241,7 @@ class ProjectedAttention(CompositeLayer):
             pattern=self.mask,
             query_segment_ids=axes.flatten_mask(query_segment_ids),
             key_segment_ids=key_axes.flatten_mask(key_segment_ids),
+            query_positions=query_positions,
             causal=self.causal or bool(use_causal_mask),
             sliding_window=self.sliding_window,
             selective=selective,

@@ -3,13 +3,16 @@
 import keras
 
 from keras_sam import _validation as check
+from keras_sam.layers._cached import current
+from keras_sam.layers._cached_cross import CachedCrossAttention
 from keras_sam.layers._calls import three_shapes
+from keras_sam.layers._masks import keras_mask, pass_on
 from keras_sam.layers._multi_head import ProjectedAttention
 from keras_sam.layers._query_value import QueryValueAttention
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
-class CrossAttention(ProjectedAttention, QueryValueAttention):
+class CrossAttention(ProjectedAttention, CachedCrossAttention, QueryValueAttention):
     """Multi-head attention of one sequence over another, as a decoder needs.
 
     ```
@@ -90,11 +93,118 @@ class CrossAttention(ProjectedAttention, QueryValueAttention):
         flat = {name: self._axes(shape).flat_shape for name, shape in shapes.items()}
         self._build_projections(flat["query"], flat["key"], flat["value"])
 
+    def call(
+        self,
+        query,
+        value=None,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        attention_bias=None,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+        query_segment_ids=None,
+        value_segment_ids=None,
+        cache=None,
+        cache_update_index=None,
+    ):
+        if cache is not None:
+            query_mask = keras_mask(query, query_mask, len(query.shape) - 1)
+            found = self._attend_to_cache(
+                query,
+                cache,
+                cache_update_index,
+                query_mask=query_mask,
+                attention_mask=attention_mask,
+                attention_bias=attention_bias,
+                return_attention_scores=return_attention_scores,
+                training=training,
+                use_causal_mask=use_causal_mask,
+                query_segment_ids=query_segment_ids,
+            )
+            pass_on(found[0], query_mask)
+            return found
+        self._check_not_cached(value, cache_update_index)
+        return super().call(
+            query,
+            value,
+            key=key,
+            query_mask=query_mask,
+            value_mask=value_mask,
+            key_mask=key_mask,
+            attention_mask=attention_mask,
+            attention_bias=attention_bias,
+            return_attention_scores=return_attention_scores,
+            training=training,
+            use_causal_mask=use_causal_mask,
+            query_segment_ids=query_segment_ids,
+            value_segment_ids=value_segment_ids,
+        )
+
+    def compute_output_spec(
+        self,
+        query,
+        value=None,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        attention_bias=None,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+        query_segment_ids=None,
+        value_segment_ids=None,
+        cache=None,
+        cache_update_index=None,
+    ):
+        if cache is not None:
+            self._check_shape("query", query.shape)
+            found = self._cached_specs(query, cache, return_attention_scores)
+            pass_on(found[0], keras_mask(query, query_mask, len(query.shape) - 1))
+            return found
+        self._check_not_cached(value, cache_update_index)
+        return super().compute_output_spec(
+            query,
+            value,
+            key=key,
+            query_mask=query_mask,
+            value_mask=value_mask,
+            key_mask=key_mask,
+            attention_mask=attention_mask,
+            attention_bias=attention_bias,
+            return_attention_scores=return_attention_scores,
+            training=training,
+            use_causal_mask=use_causal_mask,
+            query_segment_ids=query_segment_ids,
+            value_segment_ids=value_segment_ids,
+        )
+
     def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
         shapes = three_shapes(self, query_shape, value_shape, key_shape)
         self._check_shapes(*shapes)
         query_shape = shapes[0]
         return (*query_shape[:-1], *self._channels(query_shape))
+
+    def _attend(self, query, key, value, **options):
+        decoding = current()
+        if decoding is not None:
+            positions = decoding.positions_of(self, query, value)
+            if positions is not None and self._looks_at_positions:
+                options["query_positions"] = positions
+        return super()._attend(query, key, value, **options)
+
+    def _check_not_cached(self, value, index):
+        if value is None:
+            expected = f"a tensor where `cache` is None, in CrossAttention {self.name!r}"
+            raise check.invalid("value", expected, value)
+        if index is not None:
+            expected = f"None where `cache` is, in CrossAttention {self.name!r}"
+            raise check.invalid("cache_update_index", expected, index)
 
     def _check_shapes(self, query, value, key):
         self._check_shape("query", query)

@@ -4,12 +4,13 @@ import keras
 
 from keras_sam import _validation as check
 from keras_sam.attention.arguments import check_together
+from keras_sam.layers._cached import CachedSelfAttention, current
 from keras_sam.layers._masks import check_mask, check_segments, keras_mask
 from keras_sam.layers._multi_head import ProjectedAttention
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
-class SelfAttention(ProjectedAttention):
+class SelfAttention(ProjectedAttention, CachedSelfAttention):
     """Multi-head self-attention with any score and any normalizer.
 
     ```
@@ -252,24 +253,37 @@ class SelfAttention(ProjectedAttention):
         training=None,
         use_causal_mask=False,
         segment_ids=None,
+        cache=None,
+        cache_update_index=None,
     ):
         mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
-        self._check_call(inputs, mask, attention_mask, attention_bias, use_causal_mask)
-        check_segments(self, segment_ids=(segment_ids, inputs))
+        given = mask, attention_mask, attention_bias, use_causal_mask, segment_ids
+        decoding = current() if cache is None else None
+        self._check_call(inputs, cache, cache_update_index, *given)
+        options = {
+            "attention_mask": attention_mask,
+            "attention_bias": attention_bias,
+            "return_attention_scores": return_attention_scores,
+            "training": training,
+            "use_causal_mask": use_causal_mask,
+        }
+        if cache is not None:
+            options |= {"mask": mask, "segment_ids": segment_ids}
+            return self._attend_cached(inputs, cache, cache_update_index, **options)
+        if decoding is not None:
+            found = self._decode(decoding, inputs, mask, segment_ids, options)
+            if found is not None:
+                return found
         return self._attend(
             inputs,
             inputs,
             inputs,
             query_mask=mask,
             key_mask=mask,
-            attention_mask=attention_mask,
-            attention_bias=attention_bias,
-            return_attention_scores=return_attention_scores,
-            training=training,
-            use_causal_mask=use_causal_mask,
             query_segment_ids=segment_ids,
             selective=self.selective,
             memory_loss=self.memory_loss if training else 0.0,
+            **options,
         )
 
     def compute_output_spec(
@@ -282,10 +296,14 @@ class SelfAttention(ProjectedAttention):
         training=None,
         use_causal_mask=False,
         segment_ids=None,
+        cache=None,
+        cache_update_index=None,
     ):
         mask = keras_mask(inputs, mask, len(inputs.shape) - 1)
-        self._check_call(inputs, mask, attention_mask, attention_bias, use_causal_mask)
-        check_segments(self, segment_ids=(segment_ids, inputs))
+        given = mask, attention_mask, attention_bias, use_causal_mask, segment_ids
+        self._check_call(inputs, cache, cache_update_index, *given)
+        if cache is not None:
+            return self._cached_specs(inputs, cache, return_attention_scores)
         return self._output_specs(inputs, inputs, return_attention_scores)
 
     def compute_output_shape(self, input_shape):
@@ -298,9 +316,25 @@ class SelfAttention(ProjectedAttention):
             "memory_loss": self.memory_loss,
         }
 
-    def _check_call(self, inputs, mask, attention_mask, attention_bias, use_causal_mask):
+    def _check_call(
+        self,
+        inputs,
+        cache,
+        index,
+        mask,
+        attention_mask,
+        attention_bias,
+        use_causal_mask,
+        segment_ids,
+    ):
         check.flag("use_causal_mask", use_causal_mask)
         check_mask(self, "mask", mask, inputs)
+        check_segments(self, segment_ids=(segment_ids, inputs))
+        if cache is not None:  # its slots are the keys; see `_attend_cached`
+            return
+        if index is not None:
+            expected = f"None where `cache` is, in SelfAttention {self.name!r}"
+            raise check.invalid("cache_update_index", expected, index)
         self._check_pairs(
             inputs, inputs, attention_mask=attention_mask, attention_bias=attention_bias
         )

@@ -1,0 +1,314 @@
+"""A causal model that was not written for decoding, run step by step."""
+
+import itertools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sam import _validation as check
+from keras_sam.attention.cache import Step
+from keras_sam.decoding.generate import Generation
+from keras_sam.decoding.inputs import ModelInputs
+from keras_sam.decoding.survey import Keys, Survey, shift_positions
+from keras_sam.layers._cached import running
+from keras_sam.normalizers.masking import both
+
+# What rounding may change, relative to the largest number.
+TOLERANCES = {"float16": 0.05, "bfloat16": 0.2}
+TOLERANCE = 1e-3
+
+
+class Decoder:
+    """Decodes any causal model step by step, remembering keys and values.
+
+    ::
+
+        logits, cache = decode(prompt, decode.make_cache(batch, length), 0)
+        logits, cache = decode(next_token, cache, prompt_length)
+        logits, cache = decode(next_token, cache, prompt_length + 1)     ...
+
+    The results are those of the whole model on all tokens so far. Each step costs one row
+    of attention instead of all.
+
+    The model is functional, Sequential or subclassed, and needs no change: while it runs,
+    each `SelfAttention` over the tokens finds its cache by its path. `CrossAttention`
+    works as it is, and so do layers that do not depend on the tokens, such as those of an
+    encoder; an encoder in the model runs in every step, so make it a model of its own.
+    Layers that add something by position count from the right position if their call
+    takes `start_index`, as that of KerasHub's `PositionEmbedding` does.
+
+    A model that would be wrong is refused: one with a layer that sees what comes after a
+    position, or that mixes positions in another way (Keras's own attention, convolutions,
+    recurrent layers, pooling). What is left is found by numbers: a few arbitrary tokens
+    are decoded and compared to the whole model.
+
+    Args:
+        model: A built `keras.Model` whose tokens may have any length. It may have other
+            inputs beside.
+        tokens: Which of several inputs are the tokens: an index, a name or a key. None
+            finds the only one, or `"token_ids"`.
+        input_signature: The positional arguments of a subclassed model that was not
+            called with exactly one tensor, as a list of (nests of) `keras.InputSpec`.
+        check: Whether to compare a decoding to the whole model, which costs a few calls.
+
+    Call arguments:
+        inputs: The tokens `(B, T)`, or vectors `(B, T, C)`; or all inputs of the model.
+        cache: What `make_cache` or the last call returned, a dictionary of tensors.
+        index: The position of the first of these tokens: an integer, or an integer tensor
+            of shape `()` or `(B,)`, one for each example.
+        mask: Boolean `(B, T)`, False for padding, or None. Padding is not remembered.
+
+    Returns:
+        What the model returns for these tokens, and the new cache.
+
+    Raises:
+        ValueError: For a model that cannot be decoded, when the decoder is made; for a
+            cache that is too short or another's. Where an index that is a tensor leads
+            beyond the cache, the results are not a number.
+
+    Prompts of unequal length: `generate` takes them as lists. By hand, give those that are
+    filled up at the end `mask=`, and go on with the number of tokens of each example as
+    its index; the later tokens take the slots of the padding. Give those that are filled
+    up at the start a negative index, minus the number of padding tokens. Either way each
+    example gets what it gets alone. Both need `make_cache(..., padding=True)`, as does a
+    model whose `Embedding` has `mask_zero=True`, where it is set by itself.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_sam
+    >>> model = keras.Sequential(
+    ...     [
+    ...         keras.Input((None,), dtype="int32"),
+    ...         keras.layers.Embedding(50, 16),
+    ...         keras_sam.SelfAttention(2, causal=True, score="scaled_dot"),
+    ...         keras.layers.Dense(50),
+    ...     ]
+    ... )
+    >>> decode = keras_sam.Decoder(model)
+    >>> cache = decode.make_cache(batch=1, length=8)
+    >>> logits, cache = decode(np.array([[3, 1, 4]]), cache, 0)
+    >>> logits, cache = decode(np.array([[1]]), cache, 3)
+    >>> logits.shape
+    TensorShape([1, 1, 50])
+    >>> decode.generate([[3, 1, 4]], max_length=8).shape
+    (1, 8)
+
+    Reference:
+        Pope et al., 2022, "Efficiently Scaling Transformer Inference"
+        (https://arxiv.org/abs/2211.05102), section 2.
+    """
+
+    def __init__(self, model, tokens=None, input_signature=None, check=True):
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ValueError(
+                f"`model` must be a built keras.Model. Received: model={model!r}"
+            )
+        self.model = model
+        self.inputs = ModelInputs(model, tokens, input_signature)
+        self._survey = Survey(self.inputs)
+        shift_positions(self._survey.counting)
+        self._generation = Generation(self)
+        if check:
+            self.check()
+
+    def make_cache(self, batch, length, padding=False):
+        """Returns an empty cache.
+
+        Args:
+            batch: The number of examples.
+            length: The number of positions that are to be decoded, prompts included.
+            padding: Whether calls have a `mask`, or negative indices.
+
+        Returns:
+            A dictionary of tensors, whose first axis is the batch. Layers that see a fixed
+            number of positions back have fewer slots.
+        """
+        for layer in self._survey.counting:
+            most = getattr(layer, "sequence_length", None)
+            if isinstance(most, int) and check.is_integer(length) and length > most:
+                raise check.invalid(
+                    "length", f"at most {most}, the positions of {layer.path!r}", length
+                )
+        made = {}
+        for found in self._survey.remembered:
+            asked = found.layer._asked(found.use_causal_mask)
+            cache = found.layer._empty_cache(
+                asked, batch, length, check.boolean("padding", padding) or found.padding
+            )
+            made.update(_flat(found.key, cache))
+        return made
+
+    def __call__(self, inputs, cache, index, mask=None):
+        tokens, flat = self.inputs.split(inputs)
+        return self.step(tokens, flat, cache, index, mask)
+
+    def step(self, tokens, flat, cache, index, mask=None, surely_fits=False):
+        """Decodes some tokens; see the call arguments.
+
+        Args:
+            tokens: The tokens.
+            flat: All inputs of the model, of which those of the tokens are not looked at.
+            cache: See the call arguments.
+            index: See the call arguments.
+            mask: See the call arguments.
+            surely_fits: Whether there is a slot for each token.
+        """
+        run = _Run(self._survey.remembered, cache, tokens, index, mask)
+        with running(run):
+            outputs = self.inputs.call(self.inputs.with_tokens(flat, tokens))
+        run.finish()
+        if not surely_fits:
+            outputs = keras.tree.map_structure(run.poisoned, outputs)
+        return outputs, run.caches
+
+    def generate(self, prompt, max_length, sampler="greedy", **options):
+        """Returns `prompt` with tokens after it, as `keras_sam.decoding.generate` says."""
+        return self._generation(prompt, max_length, sampler, **options)
+
+    def check(self):
+        """Compares a decoding in steps to the whole model, on arbitrary tokens.
+
+        Raises:
+            ValueError: If they differ by more than rounding does.
+        """
+        length = min([6, *(n for n in map(_most, self._survey.counting) if n)])
+        vocabulary = min([*(each.input_dim for each in self._survey.embeddings), 2**15])
+        if not self._survey.embeddings:
+            vocabulary = 2
+        flat = self.inputs.examples(2, length, vocabulary)
+        whole = self.inputs.call(flat)
+        tokens, cache, steps = flat[self.inputs.at], self.make_cache(2, length), []
+        bounds = sorted({0, length // 2, length // 2 + 1, length})
+        for start, stop in itertools.pairwise(bounds):
+            found, cache = self.step(tokens[:, start:stop], flat, cache, start)
+            steps.append(keras.tree.flatten(found))
+        for expected, *parts in zip(keras.tree.flatten(whole), *steps, strict=True):
+            self._compare(expected, parts)
+
+    def _compare(self, expected, parts):
+        dtype = keras.backend.standardize_dtype(expected.dtype)
+        if "float" not in dtype or any(len(part.shape) < 2 for part in parts):
+            expected_rank = "a float tensor with the axes (batch, length, ...)"
+            raise ValueError(
+                f"`model` must return {expected_rank}. Received: a tensor of dtype {dtype} "
+                f"and shape {tuple(expected.shape)}"
+            )
+        expected, *parts = (
+            ops.convert_to_numpy(ops.cast(x, "float32")) for x in (expected, *parts)
+        )
+        error, others = np.inf, {(*x.shape[:1], *x.shape[2:]) for x in (expected, *parts)}
+        found = np.concatenate(parts, axis=1) if len(others) == 1 else None
+        if found is not None and found.shape == expected.shape:
+            difference = np.abs(found - expected).max()
+            error = difference / max(np.abs(expected).max(), 1e-30)
+        if not error <= TOLERANCES.get(self.model.compute_dtype, TOLERANCE):
+            raise ValueError(
+                "`model` must give for each position what it gives with fewer positions "
+                "after it, and with those before it remembered by causal attention of "
+                "keras_sam alone. A layer that counts positions must take `start_index` in "
+                "its call; `check=False` takes the model as it is. Received: outputs in "
+                f"steps that differ by {error:.2g} of the largest from those of the whole"
+            )
+
+
+class _Run:
+    """One call of the model: hands out caches, and takes them back.
+
+    Args:
+        remembered: The layers that have one.
+        cache: The dictionary of all caches.
+        tokens: The tokens of this call.
+        index: The position of the first of them.
+        mask: Boolean `(B, T)`, or None.
+    """
+
+    def __init__(self, remembered, cache, tokens, index, mask):
+        self._layers = {found.key: found for found in remembered}
+        self._given, self.caches = cache, {}
+        self._keys, self._key = Keys(), None
+        self.index, self.mask = index, None if mask is None else ops.cast(mask, "bool")
+        self._tokens = tokens
+        if not isinstance(cache, dict):
+            expected = "a dictionary from `make_cache` of the decoder"
+            raise check.invalid("cache", expected, type(cache).__name__)
+        if not check.is_integer(index):
+            self.index = ops.convert_to_tensor(index)
+        self._room = None
+
+    def cache_of(self, layer, inputs, mask, use_causal_mask):
+        key = self._keys.next(layer)
+        if key not in self._layers:
+            return None
+        names = {key: None} | {
+            name: name.removeprefix(f"{key}/")
+            for name in self._given
+            if name.startswith(f"{key}/")
+        }
+        if key not in self._given:
+            raise ValueError(
+                "`cache` must be what `make_cache` of the same decoder returns. "
+                f"Received: a dictionary without {key!r}"
+            )
+        found = {short or "keys_values": self._given[name] for name, short in names.items()}
+        cache = found if len(found) > 1 else found["keys_values"]
+        back = layer._asked(use_causal_mask).positions.reach()[0]
+        slots = self._given[key].shape[2]
+        if back is None or slots != back + 1:
+            self._room = slots if self._room is None else min(self._room, slots)
+        self._key = key
+        return cache, self.index, both(mask, self.mask)
+
+    def keep(self, cache):
+        self.caches.update(_flat(self._key, cache))
+
+    def positions_of(self, layer, query, value):
+        if query.shape[1] != self._tokens.shape[1]:
+            return None
+        return self._step().query_positions
+
+    def shifted(self, layer, names, args, kwargs):
+        """Returns the keyword arguments of a layer that counts positions."""
+        index = self.index
+        if isinstance(index, int) or len(index.shape) == 0:
+            return {**kwargs, "start_index": index}
+        if "positions" not in names:
+            raise ValueError(
+                "`index` must be one number for all examples, because the call of "
+                f"{layer.path!r} does not take `positions`. "
+                f"Received: index.shape={tuple(index.shape)}"
+            )
+        return {**kwargs, "positions": ops.maximum(self._step().query_positions, 0)}
+
+    def finish(self):
+        missing = [key for key in self._layers if key not in self.caches]
+        if missing:
+            raise ValueError(
+                "`model` must call the same layers whatever the number of tokens is. "
+                f"Received: a call without {', '.join(missing)}"
+            )
+
+    def poisoned(self, output):
+        """Returns an output, not a number where there was no slot for a token."""
+        if self._room is None or isinstance(self.index, int):
+            return output
+        fits = self._step(self._room).fits()
+        fits = ops.reshape(fits, (*ops.shape(fits), *(1,) * (len(output.shape) - 2)))
+        return ops.where(fits, output, ops.full_like(output, float("nan")))
+
+    def _step(self, slots=1):
+        rows = self._tokens.shape[1]
+        rows = ops.shape(self._tokens)[1] if rows is None else rows
+        return Step(self.index, rows, slots, False, self.mask)
+
+
+def _flat(key, cache):
+    """Returns the tensors of a layer's cache by names that no other layer has."""
+    if not isinstance(cache, dict):
+        return {key: cache}
+    return {key if n == "keys_values" else f"{key}/{n}": x for n, x in cache.items()}
+
+
+def _most(layer):
+    most = getattr(layer, "sequence_length", None)
+    return most if isinstance(most, int) else None
