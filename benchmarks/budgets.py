@@ -26,6 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_sam
 
@@ -44,15 +45,18 @@ class Within:
     """A model whose attention layers keep so many keys each, for `write_code.bits`."""
 
     def __init__(self, model, budget):
-        self.decode, self.budget = keras_sam.Decoder(model, check=False), budget
+        decode = keras_sam.Decoder(model)
+
+        @tf.function
+        def read(inputs):
+            cache = decode.make_cache(*inputs.shape, memory_budget=budget)
+            return decode(inputs, cache, 0)[0]
+
+        self.read = read
 
     def predict(self, inputs, batch_size, verbose):
         parts = np.split(inputs, range(batch_size, len(inputs), batch_size))
-        return np.concatenate([self._read(part) for part in parts])
-
-    def _read(self, inputs):
-        cache = self.decode.make_cache(*inputs.shape, memory_budget=self.budget)
-        return np.array(self.decode(inputs, cache, 0)[0])
+        return np.concatenate([self.read(part).numpy() for part in parts])
 
 
 def within(model, name, size, budget):

@@ -33,7 +33,7 @@ options = parser.parse_args()
 output = pathlib.Path(options.output)
 output.mkdir(parents=True, exist_ok=True)
 seeds = options.seeds or (1 if options.quick else 3)
-epochs, drawn = (2, 100) if options.quick else (24, 500)
+epochs, drawn = (2, 100) if options.quick else (16, 500)
 side, shades, width, depth = 8, 17, 64, 3
 
 # The data: 1797 pictures, of shades 0 to 16. The digits 0 to 9 are written as 17 to 26.
@@ -104,12 +104,19 @@ def train(attention, seed, callbacks=()):
     return model
 
 
-def draw(model, digits, seed):
-    """Draws one picture for each digit: each pixel is drawn by chance from its shades."""
+def draw(model, attention, digits, seed):
+    """Draws a picture for each digit. Each shade is drawn by its chance, one by one.
+
+    Logits are divided by a temperature of 0.8: likely shades become likelier.
+    """
     text = shades + digits[:, None].astype("int32")
+    if attention:  # with a cache: each step reads one pixel, and looks back at all others
+        sampler = keras_sam.samplers.Random(temperature=0.8)
+        decode = keras_sam.Decoder(model)
+        return decode.generate(text, 1 + side * side, sampler, seed=seed)[:, 1:]
     rng = np.random.default_rng(seed)
     for _ in range(side * side):
-        logits = np.array(model(text, training=False))[:, -1]
+        logits = np.array(model(text, training=False))[:, -1] / 0.8
         # The largest of logits with Gumbel noise is a sample.
         choice = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
         text = np.concatenate([text, choice[:, None].astype("int32")], axis=1)
@@ -166,7 +173,7 @@ for seed in range(seeds):
         kept = kept or model
         trained = time.perf_counter() - start
         loss = model.evaluate(read, next_shades, batch_size=256, verbose=0)
-        pictures = draw(model, wanted, seed)
+        pictures = draw(model, name == "with", wanted, seed)
         sheet.setdefault(name, pictures)
         found = {"bits": loss / np.log(2), **judge(pictures, wanted)}
         results[name].append(found)
@@ -189,13 +196,13 @@ lines = {
 }
 print(f"\n{drawn} pictures; mean (least to most) of {seeds} seeds:")
 print(f"{'':29}{'with attention':24}{'without':24}real digits")
-for line, (key, form, of_real) in lines.items():
+for line, (key, form, beside) in lines.items():
     columns = ""
     for name in names:
         each = [found[key] for found in results[name]]
         mean, low, high = map(form.format, (np.mean(each), min(each), max(each)))
         columns += f"{f'{mean} ({low} to {high})':24}"
-    print(f"{line:29}{columns}{'' if of_real is None else form.format(of_real)}".rstrip())
+    print(f"{line:29}{columns}{'' if beside is None else form.format(beside)}".rstrip())
 print("(Distances are multiples of that of real digits which were not trained on.)")
 
 # The sheet: each digit four times, real, with attention and without.

@@ -9,7 +9,8 @@
 no weight for all later rows, so its slot of a cache can go to another. Within a budget of
 `K` slots each row, before it attends, takes the slot of the key with the largest `F`: an
 empty slot comes first, and of equal keys the oldest. The first key stays, which is never
-selected. The loss counts the keys that are not taken off, softly, and so teaches to select.
+selected; keys that no later row sees, behind the end of a window, leave before all others.
+The loss counts the keys that are not taken off, softly, and so teaches to select.
 
 Reference: Leviathan et al., 2024, "Selective Attention Improves Transformer"
 (https://arxiv.org/abs/2410.02703), the sections on pruning the context and on the loss,
@@ -24,7 +25,6 @@ from keras_sam.attention.request import Sizes
 from keras_sam.backend import loops
 from keras_sam.normalizers.masking import both, unmasked, wide_scores
 
-EMPTY = -1  # the position of a slot with nothing in it
 LATEST = 2**30  # later than all positions
 
 
@@ -75,16 +75,38 @@ def memory_loss(call):
     return ops.mean(ops.max(needed, axis=-1) / rows)
 
 
-def within_budget(selected, taken, positions, first, rows):
+def leaving(taken, positions, first, oldest=None, alive=None):
+    """Returns which key leaves its slot for the next row, one in each row, `(B, S)`.
+
+    Args:
+        taken: `F`, float `(B, S)`.
+        positions: Integers `(B, S)`, negative in an empty slot.
+        first: Integers `(B,)`, the position of the key that stays.
+        oldest: Integers `(B,)`, the first position that the next row sees, or None. Keys
+            before it leave first.
+        alive: Boolean `(B, S)`, which keys are in a slot; None is all.
+    """
+    rank = ops.where(ops.equal(positions, first[:, None]), -1.0, taken)
+    useful = positions >= (0 if oldest is None else ops.maximum(oldest, 0)[:, None])
+    rank = ops.where(useful, rank, float("inf"))
+    rank = rank if alive is None else ops.where(alive, rank, -2.0)
+    worst = ops.equal(rank, ops.max(rank, axis=1, keepdims=True))
+    chosen = ops.argmin(ops.where(worst, positions, LATEST), axis=1)
+    columns = ops.arange(ops.shape(taken)[1], dtype="int32")[None]
+    return ops.equal(columns, ops.cast(chosen, "int32")[:, None])
+
+
+def within_budget(selected, taken, positions, first, back=None):
     """Decides which keys each new row still sees, and what stays in the slots after them.
 
     Args:
         selected: Float `(B, T, K + T)`, what each row takes off each key, of those in the
             slots and then of the new rows themselves.
         taken: Float `(B, K)`, what all rows before took off the keys in the slots.
-        positions: Integers `(B, K + T)` of all these keys; `EMPTY` is an empty slot.
+        positions: Integers `(B, K + T)` of all these keys. A negative one is an empty slot,
+            or a row that is padding and takes none.
         first: Integers `(B,)`, the position of the key that stays in any case.
-        rows: Boolean `(B, T)`, False for rows that are padding, which take no slot.
+        back: How many positions back a row sees, or None.
 
     Returns:
         seen: Boolean `(B, T, K + T)`.
@@ -92,25 +114,20 @@ def within_budget(selected, taken, positions, first, rows):
         kept: Integers `(B, K)`, which of the `K + T` keys are in the slots afterwards.
         taken: `(B, K)`, what is taken off those.
     """
-    slots, new = taken.shape[1], selected.shape[1]
-    empty = ops.equal(positions, EMPTY)
-    stays = ops.equal(positions, first[:, None])
+    slots, new = taken.shape[1], ops.shape(selected)[1]
     columns = ops.arange(slots + new, dtype="int32")[None]
     alive = ops.broadcast_to(columns < slots, ops.shape(positions))
-    taken = ops.pad(taken, ((0, 0), (0, new)))
+    nothing = ops.zeros_like(selected[:, 0, slots:])
+    taken = ops.concatenate([taken, nothing], axis=1)
 
     def row(index, carry):
         alive, taken = carry
-        rank = ops.where(empty, float("inf"), taken)
-        rank = ops.where(stays, -1.0, rank)
-        rank = ops.where(alive, rank, -2.0)
-        worst = ops.equal(rank, ops.max(rank, axis=1, keepdims=True))
-        worst = ops.argmin(ops.where(worst, positions, LATEST), axis=1)
-        leaves = ops.equal(columns, ops.cast(worst, "int32")[:, None])
+        position = ops.take(positions, slots + index, axis=1)
+        oldest = None if back is None else position - back
+        leaves = leaving(taken, positions, first, oldest, alive)
         enters = ops.equal(columns, slots + index)
-        real = ops.take(rows, index, axis=1)[:, None]
         changed = ops.logical_or(ops.logical_and(alive, ~leaves), enters)
-        alive = ops.where(real, changed, alive)
+        alive = ops.where(position[:, None] >= 0, changed, alive)
         found = {"seen": alive, "penalty": taken}
         return found, (alive, taken + ops.take(selected, index, axis=1))
 

@@ -102,20 +102,17 @@ def attend_cached(
         keys are in the order of positions: those of a full cache are its slots, and those
         of a ring end with the last row.
     """
-    if asked.score.encodes:
-        at = step.query_positions
-        query, key = asked.score.encode(query, ops.swapaxes(key, 1, 2), at, at)
-        key = ops.swapaxes(key, 1, 2)
+    query, new = encoded(asked, query, key, value, cache, step)
     new = Cache(
-        ops.cast(ops.stack([key, value], axis=1), cache.keys_values.dtype),
+        new,
         None if cache.positions is None else step.query_positions,
         segments,
         None if cache.selected is None else ops.zeros_like(step.query_positions, "float32"),
     )
-    cache = cache._replace(first=_first(cache, step))
+    cache = cache._replace(first=first_position(cache, step))
     plain = mask is None and bias is None and not whole and not asked.selective
     if step.is_first and plain:
-        output = _attend_first(asked, query, key, value, step, segments)
+        output = _attend_first(asked, query, new, step)
         return output, None, None, _written(cache, new, step)
     if step.overwrites_nothing_read:
         cache = _written(cache, new, step)
@@ -143,7 +140,7 @@ def attend_cached(
         return output, None, None, cache
     if step.ring:
         order = ops.argsort(seen.positions, axis=1)
-        weights, allowed = (_in_order(x, order) for x in (weights, allowed))
+        weights, allowed = (in_order(x, order) for x in (weights, allowed))
     return output, weights, allowed, cache
 
 
@@ -164,11 +161,29 @@ def attend_seen(asked, query, seen, at, bias=None, first=None, whole=False):
         `Cache.selected` of all keys after these rows, or None.
     """
     if asked.selective or _is_few(asked, query, seen.key):
-        return _attend_few(asked, query, seen, at, bias, first)
+        return attend_few(asked, query, seen, at, bias, first)
     return _attend_many(asked, query, seen, at, bias, whole)
 
 
-def _first(cache, step):
+def encoded(asked, query, key, value, cache, step):
+    """Returns encoded queries, and keys and values as a cache has them.
+
+    Args:
+        asked: See `attend_cached`.
+        query: See `attend_cached`.
+        key: See `attend_cached`.
+        value: See `attend_cached`.
+        cache: See `attend_cached`.
+        step: See `attend_cached`.
+    """
+    if asked.score.encodes:
+        at = step.query_positions
+        query, key = asked.score.encode(query, ops.swapaxes(key, 1, 2), at, at)
+        key = ops.swapaxes(key, 1, 2)
+    return query, ops.cast(ops.stack([key, value], axis=1), cache.keys_values.dtype)
+
+
+def first_position(cache, step):
     """Returns the first position of each example that is not padding, or None."""
     if cache.first is None:
         return None
@@ -209,7 +224,7 @@ def _side_by_side(cache, new, step):
     return Seen(*map(join, slots, rows))
 
 
-def _in_order(tensor, order):
+def in_order(tensor, order):
     """Returns a tensor over pairs whose keys are in an order `(1 or B, S)`."""
     batch, heads, rows, _ = ops.shape(tensor)
     shape = (batch, heads, rows, ops.shape(order)[1])
@@ -217,18 +232,18 @@ def _in_order(tensor, order):
     return ops.take_along_axis(tensor, order, axis=3)
 
 
-def _attend_first(asked, query, key, value, step, segments):
+def _attend_first(asked, query, new, step):
     """Returns the output of the first rows of all, which see one another only."""
     return attend(
         query,
-        ops.swapaxes(key, 1, 2),
-        ops.swapaxes(value, 1, 2),
+        ops.swapaxes(new.keys_values[:, 0], 1, 2),
+        ops.swapaxes(new.keys_values[:, 1], 1, 2),
         score=asked.score,
         normalizer=asked.normalizer,
         query_mask=step.mask,
         key_mask=step.mask,
         pattern=asked.positions.whole,
-        query_segment_ids=segments,
+        query_segment_ids=new.segments,
         encoded=True,
         block_size=asked.block_size,
     )
@@ -260,8 +275,20 @@ def _attend_many(asked, query, seen, at, bias, whole):
     return *output, calls[0].allowed(), None
 
 
-def _attend_few(asked, query, seen, at, bias, first):
-    """Returns what `attend_seen` does, with whole rows of weights."""
+def attend_few(asked, query, seen, at, bias, first, limit=None):
+    """Returns what `attend_seen` does, with whole rows of weights.
+
+    Args:
+        asked: See `attend_seen`.
+        query: See `attend_seen`.
+        seen: See `attend_seen`.
+        at: See `attend_seen`.
+        bias: See `attend_seen`.
+        first: See `attend_seen`.
+        limit: None, or a function of what each row takes off each key, `(B, T, S)`, that
+            returns which keys each row still sees and what was taken off them, both
+            `(B, 1, T, S)`, and what to return instead of `Cache.selected`.
+    """
     batch, heads, rows, depth = ops.shape(query)
     sizes = Sizes(batch, heads, rows, ops.shape(seen.key)[1], depth)
     pairs = at.pairs(sizes)
@@ -276,9 +303,13 @@ def _attend_few(asked, query, seen, at, bias, first):
         first = 0 if first is None else first[:, None, None, None]
         selectable = ops.logical_and(pairs.key > first, pairs.key < pairs.query)
         selected = select_allowed(logits, allowed, selectable)
-        before = seen.taken[:, None, None, :] + accumulate(selected)
+        if limit is None:
+            before = seen.taken[:, None, None, :] + accumulate(selected)
+            taken = seen.taken + ops.sum(selected, axis=(1, 2))
+        else:
+            still, before, taken = limit(selected[:, 0])
+            allowed = both(allowed, still)
         bias = add_bias(bias, -before)
-        taken = seen.taken + ops.sum(selected, axis=(1, 2))
     weights = attention_weights(
         found, asked.normalizer, allowed, bias, sinks=arguments.sinks_of(asked.score)
     )

@@ -112,13 +112,16 @@ class Decoder:
         if check:
             self.check()
 
-    def make_cache(self, batch, length, padding=False):
+    def make_cache(self, batch, length, padding=False, memory_budget=None):
         """Returns an empty cache.
 
         Args:
             batch: The number of examples.
             length: The number of positions that are to be decoded, prompts included.
             padding: Whether calls have a `mask`, or negative indices.
+            memory_budget: How many positions each layer with `selective=True` remembers at
+                most; a dictionary has the numbers of some of them by their paths. See
+                `SelfAttention.make_cache`.
 
         Returns:
             A dictionary of tensors, whose first axis is the batch. Layers that see a fixed
@@ -130,11 +133,12 @@ class Decoder:
                 raise check.invalid(
                     "length", f"at most {most}, the positions of {layer.path!r}", length
                 )
-        made = {}
+        made, padding = {}, check.boolean("padding", padding)
+        budgets = budgets_of(self._survey.remembered, memory_budget)
         for found in self._survey.remembered:
             asked = found.layer._asked(found.use_causal_mask)
             cache = found.layer._empty_cache(
-                asked, batch, length, check.boolean("padding", padding) or found.padding
+                asked, batch, length, padding or found.padding, budgets[found.key]
             )
             made.update(_flat(found.key, cache))
         return made
@@ -254,7 +258,8 @@ class _Run:
         cache = found if len(found) > 1 else found["keys_values"]
         back = layer._asked(use_causal_mask).positions.reach()[0]
         slots = self._given[key].shape[2]
-        if back is None or slots != back + 1:
+        takes_again = slots - 1 == back or "kept" in found
+        if not takes_again:
             self._room = slots if self._room is None else min(self._room, slots)
         self._key = key
         return cache, self.index, both(mask, self.mask)
@@ -300,6 +305,26 @@ class _Run:
         rows = self._tokens.shape[1]
         rows = ops.shape(self._tokens)[1] if rows is None else rows
         return Step(self.index, rows, slots, False, self.mask)
+
+
+def budgets_of(remembered, given):
+    """Returns the memory budget of each layer by its key, None for no limit.
+
+    Args:
+        remembered: The layers that have a cache.
+        given: The argument `memory_budget`.
+    """
+    layers = {found.key: found.layer for found in remembered}
+    if isinstance(given, dict):
+        unknown = sorted(set(given) - set(layers))
+        if unknown:
+            expected = f"a dictionary with some of {', '.join(map(repr, layers))}"
+            raise check.invalid("memory_budget", expected, given)
+        return {key: given.get(key) for key in layers}
+    if given is not None and not any(layer.selective for layer in layers.values()):
+        expected = "None for a model without a layer that has `selective=True`"
+        raise check.invalid("memory_budget", expected, given)
+    return {key: given if layer.selective else None for key, layer in layers.items()}
 
 
 def _flat(key, cache):

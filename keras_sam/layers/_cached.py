@@ -10,6 +10,7 @@ from keras_sam import _validation as check
 from keras_sam.attention import cache as caches
 from keras_sam.attention.cached import CachedAttention, attend_cached
 from keras_sam.attention.positions import Positions
+from keras_sam.attention.pruned import attend_pruned
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer
 from keras_sam.layers._masks import without_padding
@@ -114,7 +115,7 @@ class CachedLayer(CompositeLayer):
             self.score, self.normalizer, where, selective, self.block_size
         )
 
-    def _specs(self, batch, slots, padding):
+    def _specs(self, batch, slots, padding, budget=False):
         _, heads, depth = self.key_dense.kernel.shape
         segments = self.mask is not None and self.mask.needs_segments
         return caches.specs(
@@ -126,6 +127,7 @@ class CachedLayer(CompositeLayer):
             check.boolean("padding", padding),
             segments,
             getattr(self, "selective", False),
+            budget,
         )
 
     def _checked_index(self, index):
@@ -159,7 +161,8 @@ class CachedLayer(CompositeLayer):
             raise ValueError(f"`cache` must be {expected}. Received: training={training}")
         slots = cache.keys_values.shape[2] if len(cache.keys_values.shape) == 5 else None
         padding = padding or cache.positions is not None
-        self._check_cache(cache, self._specs(inputs.shape[0], slots, padding))
+        budget = cache.kept is not None
+        self._check_cache(cache, self._specs(inputs.shape[0], slots, padding, budget))
         if slots is None:
             raise ValueError(
                 f"`cache` must have a known number of slots, in {self._where}. Received: "
@@ -231,7 +234,7 @@ class CachedLayer(CompositeLayer):
 class CachedSelfAttention(CachedLayer):
     """What `SelfAttention` does with a cache."""
 
-    def make_cache(self, batch, length, padding=False):
+    def make_cache(self, batch, length, padding=False, memory_budget=None):
         """Returns an empty cache for decoding with this layer.
 
         Args:
@@ -239,6 +242,9 @@ class CachedSelfAttention(CachedLayer):
             length: The number of positions that are to be decoded.
             padding: Whether calls have a `mask`, or their own index for each example with
                 negative ones: the cache then remembers which slots are empty.
+            memory_budget: With `selective=True`, how many positions it remembers at most,
+                at least 2. A position then takes the slot of the one that most was taken
+                off (the largest `F`; of equal ones the oldest). The first one stays.
 
         Returns:
             A tensor `(B, 2, S, key heads, D)` of the layer's compute dtype, keys and
@@ -253,15 +259,24 @@ class CachedSelfAttention(CachedLayer):
             ValueError: If the layer is not built, sees what comes after a position, or
                 has another width of values than of keys.
         """
-        return self._empty_cache(self._asked(), batch, length, padding)
+        return self._empty_cache(self._asked(), batch, length, padding, memory_budget)
 
-    def _empty_cache(self, asked, batch, length, padding):
+    def _empty_cache(self, asked, batch, length, padding, memory_budget=None):
         self._check_cacheable(asked)
         batch = self._size("batch", batch)
         length = check.positive_integer("length", length, most=check.LARGEST_INT32)
         back = asked.positions.reach()[0]
         slots = length if back is None else min(length, back + 1)
-        return caches.empty(self._specs(batch, slots, padding)).given()
+        budget = memory_budget is not None
+        if budget:
+            expected = f"an integer of at least 2, or None, in {self._where}"
+            if not check.is_integer(memory_budget) or memory_budget < 2:
+                raise check.invalid("memory_budget", expected, memory_budget)
+            if not self.selective:
+                expected = f"None where `selective` is False, in {self._where}"
+                raise check.invalid("memory_budget", expected, memory_budget)
+            slots = min(slots, memory_budget)
+        return caches.empty(self._specs(batch, slots, padding, budget)).given()
 
     def _size(self, name, size):
         is_tensor = hasattr(size, "dtype") and not check.is_integer(size)
@@ -301,7 +316,9 @@ class CachedSelfAttention(CachedLayer):
             "inputs", inputs, cache, index, training, mask is not None
         )
         back = asked.positions.reach()[0]
-        ring = back is not None and slots == back + 1
+        budget = cache.kept is not None
+        # Where slots are taken again, there is room for any number of positions.
+        ring = budget or (back is not None and slots == back + 1)
         caches.check_room(index, rows, slots, ring, self._where)
         if ring:
             self._refuse_pairs(attention_mask=attention_mask, attention_bias=attention_bias)
@@ -311,17 +328,18 @@ class CachedSelfAttention(CachedLayer):
         inputs = without_padding(inputs, mask)
         gate = None if self.gate_dense is None else self.gate_dense(inputs)
         recording = is_recording()
-        output, weights, allowed, cache = attend_cached(
+        given = {"segments": segment_ids, "whole": return_attention_scores or recording}
+        if not budget:
+            given |= {"mask": allowed, "bias": bias}
+        attend = attend_pruned if budget else attend_cached
+        output, weights, allowed, cache = attend(
             asked,
             ops.swapaxes(self.query_dense(inputs), 1, 2),
             self.key_dense(inputs),
             self.value_dense(inputs),
             cache,
             step,
-            mask=allowed,
-            bias=bias,
-            segments=segment_ids,
-            whole=return_attention_scores or recording,
+            **given,
         )
         if recording:
             record(self, weights, AttentionDetails(self.kind), allowed)
