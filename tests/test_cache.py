@@ -1,6 +1,5 @@
 """Layers with a cache: each step gives what the whole pass gives."""
 
-import keras
 import numpy as np
 import pytest
 from common import numpy, random, randomize

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam.attention.cache import Step
+from keras_sam.decoding import saved_model
 from keras_sam.decoding.generate import Generation
 from keras_sam.decoding.inputs import ModelInputs
 from keras_sam.decoding.survey import Keys, Survey, shift_positions
@@ -136,9 +137,9 @@ class Decoder:
         made, padding = {}, check.boolean("padding", padding)
         budgets = budgets_of(self._survey.remembered, memory_budget)
         for found in self._survey.remembered:
-            asked = found.layer._asked(found.use_causal_mask)
-            cache = found.layer._empty_cache(
-                asked, batch, length, padding or found.padding, budgets[found.key]
+            remembers = padding or found.padding
+            cache = found.layer.make_cache_for(
+                found.use_causal_mask, batch, length, remembers, budgets[found.key]
             )
             made.update(_flat(found.key, cache))
         return made
@@ -169,6 +170,33 @@ class Decoder:
     def generate(self, prompt, max_length, sampler="greedy", **options):
         """Returns `prompt` with tokens after it, as `keras_sam.decoding.generate` says."""
         return self._generation(prompt, max_length, sampler, **options)
+
+    def export_saved_model(self, filepath, length, rows=1, verbose=True):
+        """Writes a SavedModel that decodes, and needs TensorFlow only.
+
+        It has two endpoints. `start(tokens)` takes the first tokens of all, of any number.
+        `decode(tokens, cache, index)` takes the next ones. A model with other inputs gets
+        all of them, in the order of `keras.tree.flatten`. Both return a dictionary of
+        `"logits"` and the tensors of the cache.
+
+        Args:
+            filepath: Where to write it, a folder.
+            length: The number of positions that are decoded at most.
+            rows: The number of tokens of a call of `decode`; None is any number.
+            verbose: Whether to print the endpoints.
+
+        Raises:
+            ValueError: If the backend is not TensorFlow.
+
+        Example::
+
+            decode.export_saved_model("served", length=128)
+            served = tf.saved_model.load("served")
+            cache = dict(served.start(tokens))
+            logits = cache.pop("logits")
+            found = served.decode(next_token, cache, tf.constant(index))
+        """
+        saved_model.write(self, filepath, length, rows, verbose)
 
     def check(self):
         """Compares a decoding in steps to the whole model, on arbitrary tokens.
@@ -256,10 +284,8 @@ class _Run:
             )
         found = {short or "keys_values": self._given[name] for name, short in names.items()}
         cache = found if len(found) > 1 else found["keys_values"]
-        back = layer._asked(use_causal_mask).positions.reach()[0]
         slots = self._given[key].shape[2]
-        takes_again = slots - 1 == back or "kept" in found
-        if not takes_again:
+        if "kept" not in found and not layer.is_ring(slots, use_causal_mask):
             self._room = slots if self._room is None else min(self._room, slots)
         self._key = key
         return cache, self.index, both(mask, self.mask)

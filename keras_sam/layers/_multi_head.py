@@ -114,6 +114,7 @@ class ProjectedAttention(CachedLayer):
         key_dim = self.key_dim or width // self.num_heads
         value_dim = self.value_dim or key_dim
         key_heads = self.num_key_value_heads or self.num_heads
+        self._head_sizes = key_heads, key_dim, value_dim
         self.query_dense = self._dense("query", query_shape, self.num_heads, key_dim)
         self.key_dense = self._dense("key", key_shape, key_heads, key_dim)
         self.gate_dense = None

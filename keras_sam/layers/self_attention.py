@@ -4,7 +4,8 @@ import keras
 
 from keras_sam import _validation as check
 from keras_sam.attention.arguments import check_together
-from keras_sam.layers._cached import CachedSelfAttention, current
+from keras_sam.layers._cached import current
+from keras_sam.layers._cached_self import CachedSelfAttention
 from keras_sam.layers._masks import check_mask, check_segments, keras_mask
 from keras_sam.layers._multi_head import ProjectedAttention
 
