@@ -118,7 +118,14 @@ for name, scores in rankings.items():
     first = np.argsort(-scores, kind="stable")
     found = [is_real[first[:size]].mean() for size in sizes]
     print(f"{name:>28}" + "".join(f"{share:8.1%}" for share in found))
+# A network alone is less sure than the mean of all.
+alone = [is_real[np.argsort(-each)[: sizes[-1]]].mean() for each in weights]
+print(
+    f"Real columns among the first {sizes[-1]} of each network alone: {np.mean(alone):.1%} "
+    f"({min(alone):.1%} to {max(alone):.1%})"
+)
 print(f"Drawn blindly: {is_real.mean():.0%}")
-print(f"Test accuracy of the network, mean of {networks}: {np.mean(accuracies):.1%}")
+spread = f"{min(accuracies):.1%} to {max(accuracies):.1%}"
+print(f"Test accuracy of {networks} networks: {np.mean(accuracies):.1%} ({spread})")
 print(f"Test accuracy of the forest: {forest.score(test_x, test_y):.1%}")
 print(f"\nSee the weights: tensorboard --logdir {options.output}")

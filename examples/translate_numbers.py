@@ -24,11 +24,12 @@ parser = argparse.ArgumentParser(description="Translate number words with attent
 parser.add_argument("--quick", action="store_true", help="numbers below 1,000, few steps")
 parser.add_argument("--output", default="runs/translate_numbers", help="where to write")
 parser.add_argument("--epochs", type=int, help="how often to see the training numbers")
+parser.add_argument("--seeds", type=int, help="how many times to train the model")
 options = parser.parse_args()
 limit, training, epochs = (1_000, 800, 10) if options.quick else (10_000, 6_000, 6)
 epochs = options.epochs or epochs
+seeds = options.seeds or (1 if options.quick else 3)
 width = 64
-keras.utils.set_random_seed(0)
 
 # The data: every number below the limit in both languages. English is read by words, German
 # is written by letters. A random part of the numbers is never seen in training.
@@ -86,33 +87,34 @@ def feed_forward(x):
     return add_and_normalize(x, layers.Dense(width)(hidden))
 
 
-source = keras.Input(sources.shape[1:], dtype="int32", name="source")
-meanings = TokenAndPosition(STOP + 1 + len(words), width)(source)
-x = add_and_normalize(meanings, keras_sam.SelfAttention(num_heads=4, name="read")(meanings))
-x = feed_forward(x)
+def build():
+    source = keras.Input(sources.shape[1:], dtype="int32", name="source")
+    meanings = TokenAndPosition(STOP + 1 + len(words), width)(source)
+    x = add_and_normalize(
+        meanings, keras_sam.SelfAttention(num_heads=4, name="read")(meanings)
+    )
+    x = feed_forward(x)
 
-target = keras.Input(targets.shape[1:], dtype="int32", name="written")
-y = TokenAndPosition(STOP + 1 + len(letters), width)(target)
-y = add_and_normalize(y, keras_sam.SelfAttention(num_heads=4, causal=True, name="write")(y))
-# One head: the alignment is then one picture. Keys have read the whole phrase, values are
-# the words by themselves, so the weights say which word is used, not where it was read.
-align = keras_sam.CrossAttention(num_heads=1, name="align")
-y = add_and_normalize(y, align(y, value=meanings, key=x))
-y = feed_forward(y)
-logits = layers.Dense(STOP + 1 + len(letters))(y)
-model = keras.Model([source, target], logits)
+    target = keras.Input(targets.shape[1:], dtype="int32", name="written")
+    y = TokenAndPosition(STOP + 1 + len(letters), width)(target)
+    y = add_and_normalize(
+        y, keras_sam.SelfAttention(num_heads=4, causal=True, name="write")(y)
+    )
+    # One head: the alignment is then one picture. Keys have read the whole phrase, values
+    # are the words by themselves, so the weights say which word is used, not where it was
+    # read.
+    align = keras_sam.CrossAttention(num_heads=1, name="align")
+    y = add_and_normalize(y, align(y, value=meanings, key=x))
+    y = feed_forward(y)
+    logits = layers.Dense(STOP + 1 + len(letters))(y)
+    return keras.Model([source, target], logits)
+
 
 # Training, with the alignment of three numbers drawn after each epoch. Row i of a picture
 # is the step that writes letter i, so the rows carry the letters of the answer.
 
 examples = [23, 47, 586] if options.quick else [23, 4_731, 9_586]
 batch_size = 32 if options.quick else 64
-# The rate falls to zero; with clipping, one bad batch does not undo what was learned.
-rate = keras.optimizers.schedules.CosineDecay(3e-3, epochs * -(-training // batch_size))
-model.compile(
-    keras.optimizers.Adam(rate, clipnorm=1.0),
-    keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=PADDING),
-)
 watch_alignment = AttentionTensorBoard(
     options.output,
     [sources[examples], written[examples]],
@@ -122,18 +124,9 @@ watch_alignment = AttentionTensorBoard(
     },
     max_examples=len(examples),
 )
-started = time.perf_counter()
-model.fit(
-    [sources[seen], written[seen]],
-    targets[seen],
-    batch_size=batch_size,
-    epochs=epochs,
-    callbacks=[keras.callbacks.TensorBoard(options.output), watch_alignment],
-)
-print(f"Trained in {time.perf_counter() - started:.0f} s.")
 
 
-def translate(sources):
+def translate(model, sources):
     """Writes the most likely letter, again and again, for all sources at a time."""
     written = np.full((len(sources), targets.shape[1] + 1), PADDING)
     written[:, 0] = STOP
@@ -151,13 +144,45 @@ def spell(ids):
     return "".join(letters[index - STOP - 1] for index in ids if index > STOP)
 
 
+# Every training starts from a seed of its own; the last one is drawn.
+
+matches = []
+for seed in range(seeds):
+    keras.utils.set_random_seed(seed)
+    model = build()
+    # The rate falls to zero; with clipping, one bad batch does not undo what was learned.
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, epochs * -(-training // batch_size))
+    model.compile(
+        keras.optimizers.Adam(rate, clipnorm=1.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=PADDING),
+    )
+    callbacks = []
+    if seed == seeds - 1:
+        callbacks = [keras.callbacks.TensorBoard(options.output), watch_alignment]
+    print(f"\nSeed {seed}:")
+    started = time.perf_counter()
+    model.fit(
+        [sources[seen], written[seen]],
+        targets[seen],
+        batch_size=batch_size,
+        epochs=epochs,
+        callbacks=callbacks,
+        verbose=2,
+    )
+    print(f"Trained in {time.perf_counter() - started:.0f} s.")
+    answers = translate(model, sources[held_out])
+    right = np.all(answers == targets[held_out], axis=1)
+    matches.append(right.mean())
+    print(f"Exact match of seed {seed}: {matches[-1]:.1%}")
+
 # The result: how many of the held-out numbers are right to the last letter?
 
-answers = translate(sources[held_out])
-right = np.all(answers == targets[held_out], axis=1)
 for number, answer in zip(held_out[:5], answers, strict=False):
     print(f"{' '.join(english[number])} -> {spell(answer)}")
 for number, answer in zip(held_out[~right][:5], answers[~right], strict=False):
     print(f"Wrong: {' '.join(english[number])} -> {spell(answer)}")
-print(f"Exact match on held-out numbers: {right.mean():.1%}")
+print(
+    f"Exact match on held-out numbers: {np.mean(matches):.1%} ({min(matches):.1%} to "
+    f"{max(matches):.1%} in {seeds} seeds)"
+)
 print(f"See the alignment (Images, layer align): tensorboard --logdir {options.output}")

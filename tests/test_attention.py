@@ -26,6 +26,7 @@ from keras_sam.attention.policy import DEFAULT, Policy
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Constants, Inputs, Request, Sizes
 from keras_sam.backend.cores import shares
+from keras_sam.masks import Global, Prefix, Segments, Window
 from keras_sam.scores.additive import additive_scores
 from keras_sam.scores.pure import DotProduct
 
@@ -604,6 +605,28 @@ def test_choices(name):
 
 
 UNKNOWN = object()  # stands for an integer tensor
+
+# The rows and keys of tiles, for T = 4096.
+TILE_SIZES = {
+    "all": (Positions(), (512, 256)),
+    "causal": (Positions(causal=True), (256, 256)),
+    "window": (Positions(sliding_window=256), (128, 128)),
+    "causal window": (Positions(True, 256), (128, 128)),
+    "narrow window": (Positions(True, 33), (64, 64)),
+    "global": (Positions.of(Window(256) | Global(16)), (128, 128)),
+    "prefix": (Positions.of(Prefix(512)), (256, 256)),
+    "segments": (Positions.of(Segments()), (256, 256)),
+}
+
+
+@pytest.mark.parametrize("name", TILE_SIZES)
+def test_sizes_of_tiles_follow_the_mask(name):
+    positions, expected = TILE_SIZES[name]
+    request, sizes = request_of(positions=positions), Sizes(1, 8, 4096, 4096, 64)
+    blocks = DEFAULT.choose(request, sizes, CPU).blocks
+    assert (blocks.rows, blocks.keys) == expected
+    blocks = DEFAULT.choose(request, sizes, CPU, 96).blocks
+    assert (blocks.rows, blocks.keys) == (96, 256)
 
 
 def test_the_caller_chooses():

@@ -14,6 +14,7 @@ from kernels import ANY, COMPILED, PLAIN, SOFTMAX, assert_alike
 import keras_sam
 from keras_sam import masks, normalizers
 from keras_sam.attention.positions import Positions
+from keras_sam.attention.tile_share import tile_share
 from keras_sam.attention.tile_table import TileTable
 from keras_sam.masks import And, Causal, Dilated, Global, Not, Or, Prefix, Segments, Window
 from keras_sam.masks.pairs import Bounds, whole_call
@@ -176,6 +177,12 @@ def test_the_tiles_of_a_mask_are_as_many_as_its_share():
     table = TileTable(whole_call(4096, 4096), Positions(mask=mask), 128, 128, (1, 1))
     read = numpy(table.counts)[0, 0, :, 1]
     assert read.tolist() == [1, 2, *[3] * 30]
+    assert tile_share(Positions.of(mask), 4096, 4096, 128, 128) == sum(read) / 32**2
+
+
+def test_the_share_of_tiles_that_depend_on_more_than_positions_is_unknown():
+    for mask in (Segments(), Causal() & Segments(), Banded(), ~Banded() | Causal()):
+        assert tile_share(Positions.of(mask), 64, 64, 8, 8) is None
 
 
 @pytest.mark.parametrize("way", [*ANY, *SOFTMAX, *PLAIN])

@@ -117,6 +117,36 @@ def test_comes_back_from_its_configuration(score):
     assert [w.shape for w in loaded.weights] == [w.shape for w in built(score).weights]
 
 
+class Turned(scores.ScaledDot):
+    """A score that scales queries, and more."""
+
+    def project(self, query, key):
+        return super().project(query[..., ::-1], key)
+
+
+@pytest.mark.parametrize(
+    ("score", "scale"),
+    [
+        (scores.Dot(), 1),
+        (scores.ScaledDot(), D**-0.5),
+        (scores.ScaledDot(scale=0.3), 0.3),
+        (scores.Chain([scores.Rotary(), scores.ScaledDot(), scores.Sinks()]), D**-0.5),
+        (scores.ScaledDot(learn_scale=True), None),
+        (Turned(), None),
+        (scores.Cosine(), None),
+        (scores.Chain([scores.Bilinear(), scores.SoftCap(2.0)]), None),
+    ],
+)
+def test_what_a_library_may_multiply_by(score, scale):
+    found = score.fixed_scale(D)
+    assert found == scale
+    if scale is not None:
+        query, key = inputs()
+        projected = score.project(query, key)
+        np.testing.assert_allclose(numpy(projected[0]), query * scale, rtol=1e-6)
+        np.testing.assert_array_equal(numpy(projected[1]), key)
+
+
 @pytest.mark.parametrize("shape", [(B, T, D), (B, 2, H, T, D)])
 @every
 def test_any_axes_between_batch_and_rows(score, shape):

@@ -1,7 +1,9 @@
 """One call of attention, from what is asked to the kernel that answers."""
 
 import dataclasses
+from collections.abc import Callable
 
+import keras
 from keras import ops
 
 from keras_sam import _validation as check
@@ -18,12 +20,11 @@ from keras_sam.attention import (
 from keras_sam.attention import plan as plans
 from keras_sam.attention import policy as policies
 from keras_sam.attention import request as requests
+from keras_sam.attention.explanations import Explanation, explain
 from keras_sam.backend import portable, precision
 from keras_sam.normalizers import masking
 
 __all__ = ["Explanation", "attend", "explain"]
-
-Explanation, explain = explanations.Explanation, explanations.explain
 
 # Scores that leave the keys as they are, however many heads share them.
 LEAVE_KEYS = (scores.Dot, scores.ScaledDot)
@@ -34,27 +35,27 @@ def attend(
     key,
     value,
     *,
-    score="scaled_dot",
-    normalizer="softmax",
+    score: str | scores.Score | list = "scaled_dot",
+    normalizer: str | Callable = "softmax",
     mask=None,
     key_mask=None,
     query_mask=None,
     bias=None,
-    pattern=None,
-    causal=False,
-    sliding_window=None,
+    pattern: str | masks.Mask | None = None,
+    causal: bool = False,
+    sliding_window: int | None = None,
     query_segment_ids=None,
     key_segment_ids=None,
     query_positions=None,
     key_positions=None,
-    encoded=False,
-    selective=False,
-    dropout=0.0,
-    seed=None,
-    block_size="auto",
-    return_attention_scores=False,
-    policy=None,
-    on_call=None,
+    encoded: bool = False,
+    selective: bool = False,
+    dropout: float = 0.0,
+    seed: int | keras.random.SeedGenerator | None = None,
+    block_size: int | str | None = "auto",
+    return_attention_scores: bool = False,
+    policy: policies.Policy | None = None,
+    on_call: Callable | None = None,
 ):
     """Attends with queries, keys and values that are projected already.
 
@@ -140,7 +141,9 @@ def attend(
         query, key = score.encode(query, key, *arguments.all_positions(query, key, at))
     if type(score) not in LEAVE_KEYS:
         key, value = (arguments.repeat_heads(x, query.shape[1]) for x in (key, value))
-    query, key = score.project(query, key)
+    scale = score.fixed_scale(query.shape[3])
+    if scale is None:
+        (query, key), scale = score.project(query, key), 1
     compare, operands = score.as_function()
     modify, weights = score.as_modification(len(operands))
     sinks = arguments.sinks_of(score)
@@ -178,15 +181,20 @@ def attend(
     inputs = requests.Inputs(query, key, value, bias, (*operands, *weights), sinks)
     sizes = requests.Sizes.of(inputs)
     if on_call is not None:
-        on_call(recorded.Call(inputs.repeated(), constants, asked))
+        on_call(recorded.Call(inputs.scaled(scale).repeated(), constants, asked))
     if block_size is None or return_attention_scores or portable.is_portable():
         explanations.note("reference", "all rows at once are asked for", sizes)
-        output, weights = reference.attend(inputs.repeated(), constants, asked)
+        inputs = inputs.scaled(scale).repeated()
+        output, weights = reference.attend(inputs, constants, asked)
         output = ops.cast(output, given)
         return (output, weights) if return_attention_scores else output
     asked, temperature = _without_temperature(asked)
     plan = _plan(inputs, constants, asked, sizes, policy or policies.DEFAULT, block_size)
     explanations.note(plan.kernel, plan.reason, sizes)
+    if plan.kernel == "library":
+        asked = dataclasses.replace(asked, scale=scale)
+    else:
+        inputs = inputs.scaled(scale)
     if plan.kernel not in policies.FUSED:
         inputs = inputs.repeated()
     inputs = _fold_temperature(_widened(inputs, plan.narrow), temperature)

@@ -136,6 +136,10 @@ def own_score(score, query, key):
     dtype = keras.backend.standardize_dtype(query.dtype)
     if is_name or isinstance(score, list | tuple):
         score = scores.get(score, dtype=dtype)
+        if score.value_activation is not None:
+            raise check.invalid(
+                "score", "one without `ValueNorm`, for values as given", score
+            )
     if not isinstance(score, scores.Score):
         raise check.invalid("score", "a name or a keras_sam.scores.Score", score)
     if not score.built:

@@ -33,7 +33,7 @@ def run(inputs, constants, request, plan):
 
     def again(given, constants, upstream):
         def attend(given):
-            inputs = Inputs(**given).repeated().widened()
+            inputs = Inputs(**given).repeated().widened().scaled(request.scale)
             output = reference.attend(inputs, constants, request)[0]
             return [ops.cast(output, upstream[0].dtype)]
 

@@ -16,9 +16,10 @@ from keras_sam.attention import (
     reference,
     selective,
 )
-from keras_sam.attention.blocks import Blocks
+from keras_sam.attention.blocks import MIN_ROWS, Blocks
 from keras_sam.attention.plan import Plan
 from keras_sam.attention.request import Traits
+from keras_sam.attention.tile_share import tile_share
 
 # The modules with `passes(request, plan)`; `library` has a gradient of its own.
 KERNELS = {
@@ -56,6 +57,12 @@ class Policy:
         flash_rows_at_an_edge: The same with causality or a window, where a row of tiles
             reads what any of its rows sees.
         flash_keys: The keys of a tile, measured from 128 to 4096: half a MiB of float32.
+        flash_parts: By the number that both sides of a tile at an edge may be divided by,
+            the cost of a pair in it. Which is taken follows from the tiles of the mask, if
+            they are known; see `tile_share`. Training, T = 4096: all pairs of `Prefix(512)`
+            took 1.03 times the time of a pair without a mask in tiles of 256 x 256, 1.14 in
+            128 x 128; `Window(256) | Global(16)` took 1.10, 1.24 and, in 64 x 64, 1.58.
+            128 x 64 and 64 x 128 were no faster.
         chunked_rows: The rows of a compiled block of dot products; see `flash_rows`.
         pairs: The pairs of a compiled block of other scores, 2 MiB of float32.
         pairs_backward: The same for the backward pass, which keeps several tensors as
@@ -84,6 +91,7 @@ class Policy:
     flash_rows: int = 512
     flash_rows_at_an_edge: int = 256
     flash_keys: int = 256
+    flash_parts: tuple = ((1, 1.0), (2, 1.15), (4, 1.5))
     chunked_rows: int = 512
     pairs: int = 2**19
     pairs_backward: int = 2**17
@@ -112,7 +120,7 @@ class Policy:
         fused, reason = self._fused(request, sizes, device, block_size, traits)
         if fused is not None:
             return Plan(fused, narrow=True, reason=reason)
-        plan = self._looped(request, sizes, device, block_size)
+        plan = self._looped(request, sizes, device, block_size, traits)
         # Other scores have steps of their own, which want to be wide.
         narrow = device.backend == "jax" and not device.cpu and not request.selective
         narrow = narrow and request.score.is_dot_product and request.is_bare
@@ -133,7 +141,7 @@ class Policy:
             return "pallas", against_library
         return None, f"{against_library}; {against_pallas}"
 
-    def _looped(self, request, sizes, device, block_size):
+    def _looped(self, request, sizes, device, block_size, traits):
         """Returns the plan of a kernel made of the backend's own operations."""
         softmax = request.is_softmax_of_dot_products
         few_kernel = "dense" if softmax else "reference"
@@ -145,7 +153,7 @@ class Policy:
             compiled = self._is_compiled(request, sizes, device, block_size)
             if softmax or not compiled:
                 return Plan(few_kernel)
-        plan = self._large(request, sizes, device, block_size)
+        plan = self._large(request, sizes, device, block_size, traits)
         unknown = not all(isinstance(size, int) for size in sizes)
         if unknown and few_pairs and not plan.compiled and self.kernel is None:
             plan = dataclasses.replace(plan, few_kernel=few_kernel, few_pairs=few_pairs)
@@ -177,11 +185,13 @@ class Policy:
         known = lengths_are_known and isinstance(batch, int)
         return known and batch * heads * rows * keys <= few_pairs
 
-    def _large(self, request, sizes, device, block_size):
+    def _large(self, request, sizes, device, block_size, traits):
         """Returns the plan of a call of many pairs."""
         compiled = self._is_compiled(request, sizes, device, block_size)
         kernel = self.kernel or self._kernel(request, device, compiled)
         blocks = self._blocks(kernel, request, device, compiled, block_size)
+        if kernel == "flash" and device.cpu and block_size == "auto" and traits.in_a_row:
+            blocks = self._parts(blocks, request.positions, sizes)
         back = None
         if kernel == "chunked" and compiled and blocks.together and device.cpu:
             back = dataclasses.replace(blocks, pairs=self.pairs_backward)
@@ -243,6 +253,21 @@ class Policy:
             pairs = self.pairs
             rows = rows or (None if together else self.chunked_rows)
         return Blocks(pairs, rows, together, in_place=not plain)
+
+    def _parts(self, blocks, positions, sizes):
+        """Returns tiles of the size that costs least with the mask of a call."""
+        lengths = sizes.rows, sizes.keys
+        if positions.allow_all or not all(isinstance(n, int) for n in lengths):
+            return blocks
+        costs = {}
+        for parts, cost in self.flash_parts:
+            rows, keys = blocks.rows // parts, blocks.keys // parts
+            if min(rows, keys) < MIN_ROWS:
+                continue
+            share = tile_share(positions, *lengths, rows, keys)
+            if share is not None:
+                costs[Blocks(rows * keys, rows, keys=keys)] = share * cost
+        return min(costs, key=costs.get, default=blocks)
 
 
 DEFAULT = Policy()

@@ -29,6 +29,8 @@ class Request:
         modify: A function `(operands, scores, pairs) -> scores`, from
             `Score.as_modification`, or None.
         sinks: Whether `Inputs` have sinks.
+        scale: What the kernel `library` multiplies dot products by. All other kernels get
+            queries that are scaled already.
     """
 
     score: Callable
@@ -38,6 +40,7 @@ class Request:
     dropout: float = 0.0
     modify: Callable | None = None
     sinks: bool = False
+    scale: float = 1.0
 
     @property
     def is_softmax_of_dot_products(self):
@@ -98,6 +101,10 @@ class Inputs(NamedTuple):
             return self
         key, value = (ops.repeat(x, groups, axis=1) for x in (self.key, self.value))
         return self._replace(key=key, value=value)
+
+    def scaled(self, scale):
+        """Returns the same with queries that are multiplied by a number."""
+        return self if scale == 1 else self._replace(query=self.query * scale)
 
     def widened(self):
         """Returns the same in float32, or float64, in which sums are computed."""

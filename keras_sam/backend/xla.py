@@ -6,6 +6,7 @@ for each shape. On JAX and PyTorch a function stays as it is: the caller compile
 (`jax.jit`, Keras's `fit`).
 """
 
+import contextlib
 import functools
 
 import keras
@@ -86,6 +87,24 @@ def runs_eagerly():
     import tensorflow as tf
 
     return tf.executing_eagerly()
+
+
+@contextlib.contextmanager
+def computed_at_once():
+    """Makes operations on known numbers run at once, also while a graph is traced."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.init_scope():
+            yield
+    elif backend == "jax":
+        import jax
+
+        with jax.ensure_compile_time_eval():
+            yield
+    else:
+        yield
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import keras
 
 from keras_sam import _validation as check
+from keras_sam.convert import hub
 from keras_sam.convert.counterparts import (
     OURS,
     THEIRS,
@@ -15,7 +16,7 @@ from keras_sam.convert.rebuild import is_rebuildable, leaves, rebuild
 from keras_sam.layers import SelfAttention
 
 
-def convert(target, to="keras_sam"):
+def convert(target, to: str = "keras_sam"):
     """Returns a copy of a layer or model whose attention layers are ours, or Keras's.
 
     ::
@@ -23,6 +24,8 @@ def convert(target, to="keras_sam"):
         MultiHeadAttention, GroupQueryAttention   SelfAttention where every call is
                                                   `layer(x, x)`, else CrossAttention
         Attention, AdditiveAttention              UnprojectedAttention
+        attention layers of KerasHub              SelfAttention or CrossAttention, with
+                                                  steps of `score`, `mask` and a gate
 
     The copy has the weights of the original and computes the same, except that a row with
     nothing to attend to, and a row of padding, is zero before the output projection.
@@ -32,8 +35,13 @@ def convert(target, to="keras_sam"):
     Masks of dropout are drawn anew. An `activity_regularizer` of GroupQueryAttention,
     which Keras applies to its output as well, is of the projections only.
 
+    Backbones, tasks and other layers of KerasHub are copied as well, alone or in a model
+    of Keras. The copies stay of their class, and save to `.keras` and load. Their
+    preprocessors are shared with the original. docs/converting.md lists which attention
+    layers are taken, and what differs.
+
     Args:
-        target: A model or an attention layer.
+        target: A model or an attention layer; one of KerasHub is to be built.
         to: `"keras_sam"`, or `"keras"` for the way back. A Sequential model whose
             SelfAttention becomes Keras's, with two inputs, is a functional model then.
 
@@ -43,7 +51,8 @@ def convert(target, to="keras_sam"):
     Raises:
         ValueError: If `target` has no attention layer to convert; if one is quantized, has
             LoRA weights, is of a subclass, or is inside of a layer or model of your own
-            class; and, for `to="keras"`, if Keras has no layer that computes the same.
+            class; if one of KerasHub is of another kind; and, for `to="keras"`, if Keras
+            has no layer that computes the same, or the target is of KerasHub.
 
     Example:
 
@@ -56,6 +65,8 @@ def convert(target, to="keras_sam"):
     """
     check.one_of("to", to, ("keras_sam", "keras"))
     kinds, replace = (THEIRS, to_ours) if to == "keras_sam" else (OURS, to_keras)
+    if hub.is_hub(target):
+        return hub.convert(target, to)
     if not is_rebuildable(target):
         _check_kind(target, kinds)
         replacement = replace(target, None)
@@ -70,6 +81,10 @@ def convert(target, to="keras_sam"):
         return replacement.layer
     found = []
     for layer in leaves(target):
+        if hub.is_hub(layer):
+            if hub.has_attention(layer):
+                found.append(layer)
+            continue
         if isinstance(layer, kinds):
             _check_kind(layer, kinds)
             found.append(layer)
@@ -86,7 +101,11 @@ def convert(target, to="keras_sam"):
     if not found:
         expected = f"a model with an attention layer ({_names(kinds)})"
         raise check.invalid("target", expected, target)
-    return rebuild(target, {id(layer): replace(layer, _calls(layer)) for layer in found})
+    new = {}
+    for layer in found:
+        make = hub.replacement if hub.is_hub(layer) else replace
+        new[id(layer)] = make(layer, to if hub.is_hub(layer) else _calls(layer))
+    return rebuild(target, new)
 
 
 def _names(kinds):

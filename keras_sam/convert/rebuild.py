@@ -135,13 +135,23 @@ class _Copy:
             if replacement is not None:
                 replacement.carry()
             elif old.built:
-                _carry_alike(old, new)
+                carry_alike(old, new)
 
 
-def _carry_alike(old, new):
-    """Brings the state of a layer into another one of the same configuration."""
-    for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
-        other.trainable = one.trainable
+def carry_alike(old, new, but=()):
+    """Brings the state of a layer into another one of the same configuration.
+
+    Args:
+        old, new: The layers.
+        but: The `id`s of layers inside of them that have no counterpart.
+    """
+    pairs = [
+        [layer for layer in each._flatten_layers() if id(layer) not in but]
+        for each in (old, new)
+    ]
+    for one, other in zip(*pairs, strict=True):
+        if other.trainable != one.trainable:  # setting it sets all that is inside as well
+            other.trainable = one.trainable
         store = {}
         one.save_own_variables(store)
         if store:  # copied: two JAX variables that share an array lose it when one trains

@@ -100,7 +100,13 @@ class Decoder:
         (https://arxiv.org/abs/2211.05102), section 2.
     """
 
-    def __init__(self, model, tokens=None, input_signature=None, check=True):
+    def __init__(
+        self,
+        model: keras.Model,
+        tokens: int | str | None = None,
+        input_signature: list | None = None,
+        check: bool = True,
+    ):
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(
                 f"`model` must be a built keras.Model. Received: model={model!r}"
@@ -113,7 +119,13 @@ class Decoder:
         if check:
             self.check()
 
-    def make_cache(self, batch, length, padding=False, memory_budget=None):
+    def make_cache(
+        self,
+        batch: int,
+        length: int,
+        padding: bool = False,
+        memory_budget: int | dict[str, int] | None = None,
+    ):
         """Returns an empty cache.
 
         Args:
@@ -167,7 +179,7 @@ class Decoder:
             outputs = keras.tree.map_structure(run.poisoned, outputs)
         return outputs, run.caches
 
-    def generate(self, prompt, max_length, sampler="greedy", **options):
+    def generate(self, prompt, max_length: int, sampler="greedy", **options):
         """Returns `prompt` with tokens after it, as `keras_sam.decoding.generate` says."""
         return self._generation(prompt, max_length, sampler, **options)
 

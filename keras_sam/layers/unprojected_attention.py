@@ -1,5 +1,7 @@
 """Attention without projections."""
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -84,15 +86,15 @@ class UnprojectedAttention(QueryValueAttention):
 
     def __init__(
         self,
-        score="dot",
-        normalizer="softmax",
-        causal=False,
-        sliding_window=None,
-        dropout=0.0,
-        block_size="auto",
-        seed=None,
+        score: str | scores.Score | list = "dot",
+        normalizer: str | Callable = "softmax",
+        causal: bool = False,
+        sliding_window: int | None = None,
+        dropout: float = 0.0,
+        block_size: int | str | None = "auto",
+        seed: int | None = None,
         *,
-        mask=None,
+        mask: str | masks.Mask | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -101,6 +103,10 @@ class UnprojectedAttention(QueryValueAttention):
         self.score = own_score(score, self.dtype_policy)
         self.normalizer = normalizers.get(normalizer)
         check_together(self.score, self.normalizer, selective=False)
+        if self.score.value_activation is not None:
+            raise check.invalid(
+                "score", "one without `ValueNorm`, for values as given", score
+            )
         self.causal = check.boolean("causal", causal)
         self.sliding_window = check.window("sliding_window", sliding_window)
         self.dropout = check.rate("dropout", dropout)

@@ -24,9 +24,10 @@ from keras_sam.scores.steps.grid_bias import GridBias
 from keras_sam.scores.steps.qk_norm import QKNorm
 from keras_sam.scores.steps.relative_bias import RelativeBias, T5Bias
 from keras_sam.scores.steps.rotary import Rotary
-from keras_sam.scores.steps.scaling import Linear, Llama3, YaRN
+from keras_sam.scores.steps.scaling import Linear, Llama3, LongRoPE, Proportional, YaRN
 from keras_sam.scores.steps.sinks import Sinks
 from keras_sam.scores.steps.soft_cap import SoftCap
+from keras_sam.scores.steps.value_norm import ValueNorm
 from keras_sam.scores.tanh_sum import TanhSum
 
 _strategies_by_name = _strategies.Strategies(
@@ -42,7 +43,9 @@ _strategies_by_name = _strategies.Strategies(
     },
 )
 serialize = _strategies_by_name.serialize
+"""Returns a score as a dictionary, as saved models keep it."""
 deserialize = _strategies_by_name.deserialize
+"""Returns the score that a dictionary of `serialize` describes."""
 
 
 def get(identifier, **kwargs):
@@ -79,7 +82,9 @@ __all__ = [
     "GridBias",
     "Linear",
     "Llama3",
+    "LongRoPE",
     "LowRankBilinear",
+    "Proportional",
     "QKNorm",
     "RelativeBias",
     "Rotary",
@@ -89,6 +94,7 @@ __all__ = [
     "SoftCap",
     "T5Bias",
     "TanhSum",
+    "ValueNorm",
     "YaRN",
     "deserialize",
     "get",

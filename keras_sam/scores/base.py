@@ -1,6 +1,8 @@
 """What all scores have in common."""
 
+import inspect
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -56,13 +58,16 @@ class Score(keras.layers.Layer):
     # What a list of steps may have one of only, in words, or None.
     role = None
 
+    # A function that values go through once they are projected, or None.
+    value_activation = None
+
     def __new__(cls, *args, **kwargs):
         # Keras derives a configuration from the arguments of a constructor, but not from
         # a dtype policy, which `get_config` knows anyway.
         plain = {name: value for name, value in kwargs.items() if name != "dtype"}
         return super().__new__(cls, *args, **plain)
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
 
@@ -92,6 +97,17 @@ class Score(keras.layers.Layer):
         """Transforms all queries and keys, once a call."""
         return query, key
 
+    def fixed_scale(self, width):
+        """Returns the number by which `project` multiplies queries, if that is all it does.
+
+        A library's kernel then multiplies by it, and no query is written anew. None stands
+        for any other projection.
+
+        Args:
+            width: The number of channels of a query.
+        """
+        return None if self._overrides("project") else 1
+
     def compare(self, query, key):
         """Scores every pair of a projected query and a projected key."""
         return matmul(query, ops.swapaxes(key, -1, -2))
@@ -120,9 +136,13 @@ class Score(keras.layers.Layer):
 
         A class with other arguments, such as initializers, adds them by overriding this.
         """
-        arguments = {} if self._auto_config is None else self._auto_config.config
         known = super().get_config()
-        return {**known, **{n: x for n, x in arguments.items() if n not in known}}
+        if self._auto_config is None:
+            return known
+        # Older versions of Keras leave out what was not given to the constructor.
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        arguments = {x.name: x.default for x in parameters if _is_plain(x.default)}
+        return {**arguments, **self._auto_config.config, **known}
 
     @property
     def is_dot_product(self):
@@ -152,7 +172,8 @@ class Score(keras.layers.Layer):
     @property
     def has_hooks(self):
         """Whether it does more than to compare."""
-        return self.encodes or self.has_sinks or bool(self.modifiers())
+        changes = self.encodes or self.has_sinks or bool(self.modifiers())
+        return changes or self.value_activation is not None
 
     def modifiers(self):
         """Returns the scores whose `modify` does something, in order."""
@@ -221,3 +242,9 @@ def transform(tensor, kernel):
     tensor = ops.reshape(ops.swapaxes(tensor, 0, 1), (heads, -1, width))
     product = ops.reshape(matmul(tensor, kernel), (heads, batch, rows, units))
     return ops.swapaxes(product, 0, 1)
+
+
+def _is_plain(value):
+    """Returns whether Keras takes a value into a configuration by itself."""
+    plain = str | int | float | bool | None
+    return all(isinstance(each, plain) for each in keras.tree.flatten(value))

@@ -45,7 +45,7 @@ class Chain(Score):
         (https://arxiv.org/abs/1706.03762), eq. 1, is what the steps are put around.
     """
 
-    def __init__(self, steps, **kwargs):
+    def __init__(self, steps: list | tuple, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(steps, list | tuple) or not steps:
             raise check.invalid("score", "a list of scores and steps", steps)
@@ -87,6 +87,11 @@ class Chain(Score):
     def has_sinks(self):
         return any(step.has_sinks for step in self.steps)
 
+    @property
+    def value_activation(self):
+        found = (step.value_activation for step in self.steps)
+        return next((each for each in found if each is not None), None)
+
     def build(self, query_shape, key_shape):
         for step in self.steps:
             if not step.built:  # one that was loaded is built already
@@ -99,6 +104,9 @@ class Chain(Score):
 
     def project(self, query, key):
         return self.compared.project(query, key)
+
+    def fixed_scale(self, width):
+        return self.compared.fixed_scale(width)
 
     def compare(self, query, key):
         return self.compared.compare(query, key)

@@ -1,5 +1,7 @@
 """Rotary positions."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import ops
@@ -27,8 +29,8 @@ class Rotary(Score):
 
     Args:
         max_wavelength: A positive number; over `2 pi`, the longest period in positions.
-        scaling: `keras_sam.scores.Linear`, `Llama3` or `YaRN`, for sequences longer than
-            those of training, or None.
+        scaling: `keras_sam.scores.Linear`, `Llama3`, `YaRN`, `LongRoPE` or `Proportional`,
+            most of them for sequences longer than those of training, or None.
         fraction: The share of the channels that turn, the first ones.
         interleaved: Whether a pair is two neighboring channels, as in RoFormer, instead
             of one of each half, as in GPT-NeoX and Llama.
@@ -57,12 +59,12 @@ class Rotary(Score):
 
     def __init__(
         self,
-        max_wavelength=10000.0,
-        scaling=None,
-        fraction=1.0,
-        interleaved=False,
-        start=0,
-        grid=None,
+        max_wavelength: float = 10000.0,
+        scaling: Scaling | dict | None = None,
+        fraction: float = 1.0,
+        interleaved: bool = False,
+        start: int = 0,
+        grid: Sequence[int] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -73,7 +75,9 @@ class Rotary(Score):
         if isinstance(scaling, dict):
             scaling = keras.saving.deserialize_keras_object(scaling)
         if scaling is not None and not isinstance(scaling, Scaling):
-            expected = "keras_sam.scores.Linear, Llama3, YaRN or None"
+            expected = (
+                "keras_sam.scores.Linear, Llama3, YaRN, LongRoPE, Proportional or None"
+            )
             raise check.invalid("scaling", expected, scaling)
         self.scaling = scaling
         expected = "a number above 0, up to 1"
@@ -118,12 +122,18 @@ class Rotary(Score):
         """Turns all channels by positions `(B or 1, T)`."""
         width = tensor.shape[-1]
         plain = self.max_wavelength ** -(np.arange(0, width, 2) / width)
-        magnitude = 1.0
+        magnitude, beyond = 1.0, None
         if self.scaling is not None:
+            beyond = self.scaling.beyond(plain)
             plain = self.scaling.frequencies(plain, self.max_wavelength, width)
             magnitude = self.scaling.magnitude
-        frequencies = ops.convert_to_tensor(plain.astype("float32"))
-        angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies
+        frequencies = ops.convert_to_tensor(plain, dtype=wide(tensor.dtype))
+        if beyond is not None:
+            is_long = ops.max(positions) >= self.scaling.length
+            frequencies = ops.where(
+                is_long, ops.convert_to_tensor(beyond, frequencies.dtype), frequencies
+            )
+        angles = ops.cast(positions, frequencies.dtype)[:, None, :, None] * frequencies
         cos, sin = (
             ops.cast(f(angles) * magnitude, tensor.dtype) for f in (ops.cos, ops.sin)
         )

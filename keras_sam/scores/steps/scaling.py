@@ -30,6 +30,10 @@ class Scaling:
         """
         raise NotImplementedError
 
+    def beyond(self, plain):
+        """Returns the frequencies of sequences longer than `length`, or None."""
+        return None
+
     def get_config(self):
         return dataclasses.asdict(self)
 
@@ -147,3 +151,79 @@ class YaRN(Scaling):
         last = last + 0.001 if first == last else last
         divided = np.clip((np.arange(width // 2) - first) / (last - first), 0, 1)
         return plain * (1 - divided) + plain / self.factor * divided
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Proportional(Scaling):
+    """Keeps the highest frequencies only: the other pairs of channels do not turn.
+
+    Unlike a `fraction` of `Rotary`, it takes as many channels of each half, and their
+    frequencies are those of all channels.
+
+    Args:
+        fraction: The share of the frequencies that are kept, the highest ones.
+        factor: What these are divided by.
+
+    Reference: Gemma Team 2026, the code of Gemma 4.
+    """
+
+    fraction: float
+    factor: float = 1.0
+
+    def __post_init__(self):
+        self._check_positive("fraction", "factor")
+
+    def frequencies(self, plain, max_wavelength, width):
+        kept = np.arange(len(plain)) < round(self.fraction * len(plain))
+        return np.where(kept, plain / self.factor, 0.0)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class LongRoPE(Scaling):
+    """Divides each frequency by a factor of its own, and by others in long sequences.
+
+    Which sequences are long is decided by the last position of a call.
+
+    Args:
+        short: The factors up to `length`, one for each pair of channels.
+        long: The factors beyond it.
+        length: The length of training.
+        attention: What queries and keys are multiplied by.
+
+    Reference: [Ding et al. 2024](https://arxiv.org/abs/2402.13753), section 3.2.
+    """
+
+    short: tuple
+    long: tuple
+    length: int
+    attention: float = 1.0
+
+    def __post_init__(self):
+        self._check_positive("length", "attention")
+        for name in ("short", "long"):
+            factors = getattr(self, name)
+            if not isinstance(factors, list | tuple) or not len(factors):
+                raise check.invalid(name, "a list of numbers", factors)
+            numbers = tuple(float(check.number(name, each)) for each in factors)
+            if min(numbers) <= 0:
+                raise check.invalid(name, "a list of positive numbers", factors)
+            object.__setattr__(self, name, numbers)
+
+    @property
+    def magnitude(self):
+        return self.attention
+
+    def frequencies(self, plain, max_wavelength, width):
+        return self._divide("short", plain)
+
+    def beyond(self, plain):
+        return self._divide("long", plain)
+
+    def _divide(self, name, plain):
+        factors = getattr(self, name)
+        if len(factors) != len(plain):
+            expected = f"{len(plain)} numbers, one for each pair of channels"
+            raise check.invalid(name, expected, factors)
+        return plain / np.array(factors)

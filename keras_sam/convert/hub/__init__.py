@@ -1,0 +1,15 @@
+"""KerasHub's attention layers and models become ours.
+
+::
+
+    table.py     which classes are taken, and why others are not
+    text.py      what each class computes: a `Recipe`
+    recipe.py    a recipe becomes a layer, with its weights
+    adapter.py   the layer is called as KerasHub calls its own
+    places.py    where attention is inside of other layers
+    models.py    layers, backbones and tasks, which are saved and loaded
+"""
+
+from keras_sam.convert.hub.conversion import convert, has_attention, is_hub, replacement
+
+__all__ = ["convert", "has_attention", "is_hub", "replacement"]
