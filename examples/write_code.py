@@ -24,9 +24,9 @@ from keras import layers
 
 import keras_sam
 from keras_sam.callbacks import AttentionTensorBoard
-from keras_sam.scores import Rotary
+from keras_sam.scores import ALiBi, Rotary
 
-LENGTH, WIDTH, DEPTH, HEADS, BATCH = 256, 96, 3, 3, 4
+LENGTH, WIDTH, DEPTH, HEADS, BATCH = 256, 96, 3, 4, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +171,9 @@ def build(size, attention=True, **options):
     for block in range(DEPTH):
         y = layers.RMSNormalization()(x)
         if attention:
-            score = [Rotary(), "scaled_dot"]
+            # Slopes of 2, 1/2, 1/8 and 1/32: heads look near, less near and far from the
+            # beginning. With rotary positions alone they find that out much later.
+            score = [Rotary(), "scaled_dot", ALiBi(scale=8.0)]
             name = f"read_{block}"
             y = keras_sam.SelfAttention(
                 HEADS, causal=True, score=score, name=name, **options
