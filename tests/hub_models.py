@@ -55,7 +55,7 @@ def picture(size=6):
 
 
 def long_sound():
-    # Three convolutions leave 5 steps of 1,600.
+    # Three convolutions leave 2 steps of 1,600.
     return {
         "encoder_input_values": random(B, 1600, 1),
         "encoder_padding_mask": np.arange(1600) < [[1600], [1100]],
@@ -69,6 +69,7 @@ def words_and_segments():
 
 
 SELF = [("self", T, T)]
+MERGED = [("self", S, S)] * 2 + [("cross", T, T + S)] * 2
 ENCODER_AND_DECODER = [("self", S, S)] * 2 + [("self", T, T), ("cross", T, S)] * 2
 
 EXPERTS = {"moe_intermediate_dim": 6, "num_experts": 3, "top_k": 2}
@@ -311,10 +312,10 @@ BACKBONES = {
             "decoder_num_heads": 2,
         },
         long_sound,
-        [],
+        [("self", 2, 2), ("self", T, T), ("cross", T, 2)],
     ),
     "T5Gemma": (models.T5GemmaBackbone, T5GEMMA, two_texts, ENCODER_AND_DECODER),
-    "T5Gemma 2": (models.T5Gemma2Backbone, T5GEMMA, two_texts, []),
+    "T5Gemma 2": (models.T5Gemma2Backbone, T5GEMMA, two_texts, MERGED),
     "Swin": (
         models.SwinTransformerBackbone,
         {
@@ -327,7 +328,7 @@ BACKBONES = {
             "drop_path": 0.0,
         },
         lambda: picture(16),
-        [],
+        [("self", 4, 4)] * 3,
     ),
     "MiT": (
         models.MiTBackbone,
@@ -343,7 +344,7 @@ BACKBONES = {
             "hidden_dims": [4, 8],
         },
         lambda: picture(16),
-        [],
+        [("cross", 16, 4), ("cross", 4, 4)],
     ),
     "DINOv2": (
         models.DINOV2Backbone,
@@ -356,7 +357,7 @@ BACKBONES = {
             "image_shape": (6, 6, 3),
             "position_embedding_shape": (6, 6, 3),
         },
-        picture,
-        [],
+        lambda: {"images": picture()},
+        SELF * 2,
     ),
 }

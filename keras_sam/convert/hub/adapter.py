@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_sam.convert.hub import positions
+from keras_sam.layers._cached import current
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +62,11 @@ class HubAttention(keras.layers.Layer):
             call: The arguments of the call, of which a mask, a cache and its index count.
             **others: Other arguments of the call of keras_sam's layer.
         """
-        mask = pairs(call.get("attention_mask", call.get("mask")))
-        others |= {"attention_mask": mask, "training": call.get("training") or None}
+        mask = call.get("attention_mask", call.get("mask"))
+        if isinstance(mask, Padding) and current() is not None:  # a `Decoder` runs
+            others["mask"] = None if mask.keys is None else ops.cast(mask.keys, "bool")
+            mask = None
+        others |= {"attention_mask": pairs(mask), "training": call.get("training") or None}
         cache = call.get("cache", call.get("self_attention_cache"))
         tensors = [without_mask(x) for x in (query, value, key) if x is not None]
         if cache is None:
@@ -79,7 +83,8 @@ class HubAttention(keras.layers.Layer):
             return self.attention(*tensors, **others)
         if index is not None:  # the keys and values are to be remembered
             cache = self.attention.make_cache(*tensors[1:])
-        return self.attention(tensors[0], cache=cache, **others)
+        others |= {"cache": cache, "cache_update_index": 0}  # of no account to its scores
+        return self.attention(tensors[0], **others)
 
 
 def pairs(mask):
