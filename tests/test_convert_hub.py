@@ -392,6 +392,23 @@ def test_generation(name):
     assert len(np.unique(found[0])) > 2
 
 
+def test_a_cache_of_two_tensors():
+    """Gemma 3 keeps keys apart from values, and says which rows are to be kept."""
+    make, arguments, _, _ = BACKBONES["Gemma 3"]
+    task = models.Gemma3CausalLM(randomize(make(**arguments)), preprocessor=None)
+    words, found = tokens(8), []
+    keep = np.array([[True], [False]])
+    for each in (task, convert(task)):
+        cache = [(ops.zeros((B, 8, 2, 6)), ops.zeros((B, 8, 2, 6))) for _ in range(2)]
+        first, _, cache = each.call_with_cache(words[:, :5], cache, 0)
+        again, _, cache = each.call_with_cache(
+            words[:, 4:5], cache, 4, cache_update_mask=keep
+        )
+        found.append((numpy(first), numpy(again), *map(numpy, cache[1])))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other)
+
+
 @pytest.mark.parametrize("name", ["Llama", "GPT-OSS"])
 def test_decoder(name):
     """Our `Decoder` runs converted backbones without KerasHub's caches."""
