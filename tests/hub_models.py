@@ -166,6 +166,19 @@ BACKBONES = {
         picture,
         [("self", 5, 5)] * 2,
     ),
+    "Gemma 3, both ways": (
+        models.Gemma3Backbone,
+        {
+            **GROUPED,
+            "head_dim": 6,
+            "image_size": 16,
+            "use_sliding_window_attention": True,
+            "sliding_window_size": 4,
+            "use_bidirectional_attention": True,
+        },
+        text(),
+        SELF * 2,
+    ),
     "Gemma": (models.GemmaBackbone, {**GROUPED, "head_dim": 6}, text(), SELF * 2),
     "Gemma 3n": (
         models.Gemma3nBackbone,
@@ -345,19 +358,5 @@ BACKBONES = {
         },
         lambda: picture(16),
         [("cross", 16, 4), ("cross", 4, 4)],
-    ),
-    "DINOv2": (
-        models.DINOV2Backbone,
-        {
-            "patch_size": 3,
-            "num_layers": 2,
-            "hidden_dim": C,
-            "num_heads": H,
-            "intermediate_dim": 6,
-            "image_shape": (6, 6, 3),
-            "position_embedding_shape": (6, 6, 3),
-        },
-        lambda: {"images": picture()},
-        SELF * 2,
     ),
 }

@@ -213,7 +213,7 @@ def attention_of(model):
 
 WHOLE = [name for name in BACKBONES if name not in ("DeBERTa V3", "XLNet")]
 # Models some of whose layers have names that Keras counts, as no argument gives one.
-COUNTED = ("DINOv2", "MiT", "Moonshine")
+COUNTED = ("MiT", "Moonshine")
 # KerasHub's T5 warns by itself of a mask that it does not pass on.
 quiet = pytest.mark.filterwarnings("ignore:.*does not support masking:UserWarning")
 

@@ -44,7 +44,8 @@ def replacement(layer, to):
             count = 3 if call.get("key") is not None else 2
         tensors = [call.pop(name) for name in list(call)[:count]]
         if call.get("attention_mask") is not None:
-            call["attention_mask"] = pairs(call["attention_mask"])
+            added = places.kind_of(layer).adds_mask
+            call["attention_mask"] = pairs(call["attention_mask"], added)
         return tensors, {name: value for name, value in call.items() if value is not None}
 
     return Replacement(new, arguments, carry)

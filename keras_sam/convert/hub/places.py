@@ -77,23 +77,19 @@ def reason_against(layer):
 
 
 def places(root):
-    """Yields a `Place` for each attention layer inside of a layer, once."""
+    """Yields a `Place` for each attribute inside of a layer that is an attention layer."""
     seen, stack = set(), [root]
     while stack:
         owner = stack.pop()
-        if id(owner) in seen:
+        if id(owner) in seen or isinstance(owner, HubAttention):
             continue
         seen.add(id(owner))
-        if isinstance(owner, HubAttention):
-            continue
         children = {id(layer): layer for layer in owner._layers}
         for name, value in list(vars(owner).items()):
             listed = isinstance(value, list) and name != "_layers"
             for index, layer in enumerate(value) if listed else [(None, value)]:
                 layer = children.get(id(layer))
-                if layer is None or id(layer) in seen:
-                    continue
-                if kind_of(layer) or reason_against(layer):
+                if layer is not None and (kind_of(layer) or reason_against(layer)):
                     seen.add(id(layer))
                     yield Place(owner, name, index, layer)
         stack.extend(reversed(list(children.values())))
@@ -124,13 +120,20 @@ def _is_called_by_a_graph(place):
 
 def replace_all(root):
     """Puts layers of keras_sam in the places of those of KerasHub, with their weights."""
-    found = [(place, _prepared(place, root)) for place in check(root)]
-    shared = {}
-    for place, (recipe, attention) in found:
-        attention._parent_path = place.layer._parent_path
-        recipe.build(attention, place.layer, shared)
-        kind = kind_of(place.layer)
-        _put(place, HubAttention(attention, place.layer, kind.answer, kind.keep))
+    found = check(root)
+    prepared = {}
+    for place in found:
+        if id(place.layer) not in prepared:
+            prepared[id(place.layer)] = _prepared(place, root)
+    shared, new = {}, {}
+    for place in found:
+        layer = place.layer
+        if id(layer) not in new:
+            recipe, attention = prepared[id(layer)]
+            attention._parent_path = layer._parent_path
+            recipe.build(attention, layer, shared)
+            new[id(layer)] = HubAttention(attention, layer, kind_of(layer))
+        _put(place, new[id(layer)])
 
 
 def _prepared(place, root):
