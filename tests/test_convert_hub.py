@@ -395,7 +395,7 @@ def test_generation(name):
 def test_a_cache_of_two_tensors():
     """Gemma 3 keeps keys apart from values, and says which rows are to be kept."""
     make, arguments, _, _ = BACKBONES["Gemma 3"]
-    task = models.Gemma3CausalLM(randomize(make(**arguments)), preprocessor=None)
+    task = models.Gemma3CausalLM(preprocessor=None, backbone=randomize(make(**arguments)))
     words, found = tokens(8), []
     keep = np.array([[True], [False]])
     for each in (task, convert(task)):
@@ -459,7 +459,7 @@ def test_training(reload):
 
 
 # KerasHub's tasks have a `compile` of their own, of which Keras warns when it loads one.
-@pytest.mark.filterwarnings("ignore:.compile.. was not called:UserWarning")
+@pytest.mark.filterwarnings("ignore:.compile... was not called:UserWarning")
 def test_tasks(reload):
     make, arguments, inputs, _ = BACKBONES["GPT-2"]
     task = models.GPT2CausalLM(backbone=make(**arguments), preprocessor=None)
@@ -518,7 +518,7 @@ def test_refusals():
     with refused("that is not ours yet"):
         convert(new)
     with refused("with attention that is not ours yet"):
-        convert(hub.layers.MLMHead(vocabulary_size=5))
+        convert(hub.layers.MaskedLMHead(vocabulary_size=5))
     new = convert(hub.layers.TransformerDecoder(intermediate_dim=8, num_heads=2))
     with refused("`use_causal_mask` must be True"):
         new(random(B, T, C), use_causal_mask=False)
