@@ -19,7 +19,9 @@ _TOKENS = (
 )
 
 
-def show(model, inputs=None, tokens=None, picture=None, path=None):
+def show(
+    model, inputs=None, tokens=None, picture=None, path: str | os.PathLike | None = None
+) -> html.Page:
     """Writes what attention layers look at as one HTML page, and shows it in a notebook.
 
     The page needs no server and no network: send it, or open it by a double click. In

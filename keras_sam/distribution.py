@@ -10,7 +10,7 @@ PROJECTIONS = "query|key|value|gate|parts"
 SCORES = "additive|bilinear|low_rank_bilinear|cosine"
 
 
-def layout_map(device_mesh, axis="model"):
+def layout_map(device_mesh, axis: str = "model"):
     """Returns the layouts of `keras.distribution.ModelParallel` for attention.
 
     Each device of the axis has some of the heads (Megatron's split)::

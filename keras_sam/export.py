@@ -1,6 +1,7 @@
 """SavedModels that can be asked what they looked at, and models for ONNX and LiteRT."""
 
 import importlib.util
+import os
 import tempfile
 
 import keras
@@ -10,7 +11,12 @@ from keras_sam.backend.portable import portable
 from keras_sam.recording import record_attention
 
 
-def export_saved_model(model, filepath, input_signature=None, verbose=True):
+def export_saved_model(
+    model,
+    filepath: str | os.PathLike,
+    input_signature: list | None = None,
+    verbose: bool = True,
+) -> None:
     """Exports a model as a SavedModel with the endpoints `serve` and `attention`.
 
     `serve` is what `model.export` writes. `attention` takes the same inputs and returns
@@ -70,7 +76,9 @@ def export_saved_model(model, filepath, input_signature=None, verbose=True):
     archive.write_out(filepath, verbose=verbose)
 
 
-def export_litert(model, filepath, input_signature=None):
+def export_litert(
+    model, filepath: str | os.PathLike, input_signature: list | None = None
+) -> None:
     """Exports a model as a LiteRT (TensorFlow Lite) file that needs no Flex operations.
 
     `model.export(filepath, format="litert")` converts the kernels that are fast on
@@ -117,7 +125,12 @@ def export_litert(model, filepath, input_signature=None):
         file.write(converted)
 
 
-def export_onnx(model, filepath, input_signature=None, opset_version=None):
+def export_onnx(
+    model,
+    filepath: str | os.PathLike,
+    input_signature: list | None = None,
+    opset_version: int | None = None,
+) -> None:
     """Exports a model as an ONNX file.
 
     The file has the reference kernel, which computes all rows at once

@@ -11,6 +11,8 @@ import contextvars
 import dataclasses
 import math
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import ops
@@ -44,17 +46,17 @@ class AttentionDetails:
     are_features: bool = False
 
 
-class AttentionMaps(dict):
+class AttentionMaps(dict[str, Any]):
     """Attention weights by layer path, with `details` and `allowed` by the same paths.
 
     `allowed[path]` is a boolean tensor that broadcasts to the weights, False where a pair
     is masked, or None where that is not known or everything is allowed.
     """
 
-    def __init__(self, max_entries=MAX_ENTRIES):
+    def __init__(self, max_entries: int = MAX_ENTRIES):
         super().__init__()
-        self.details = {}
-        self.allowed = {}
+        self.details: dict[str, AttentionDetails] = {}
+        self.allowed: dict[str, Any] = {}
         self._max_entries = max_entries
         self._stage = _stage()
 
@@ -96,7 +98,7 @@ class AttentionMaps(dict):
 
 
 @contextlib.contextmanager
-def record_attention(max_entries=MAX_ENTRIES):
+def record_attention(max_entries: int = MAX_ENTRIES) -> Iterator[AttentionMaps]:
     """Records the attention weights of every attention layer that is called.
 
     Works around any call of any model: functional, Sequential, nested, subclassed, in

@@ -6,8 +6,21 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import hypothesis
 import keras
 import pytest
+
+# Each run tries the same few examples; `--hypothesis-profile=long` tries many new ones.
+hypothesis.settings.register_profile(
+    "few", max_examples=12, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.register_profile(
+    "long",
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(items):

@@ -46,6 +46,13 @@ def main():
 
     half = keras_sam.SelfAttention(2, dtype="mixed_bfloat16")
     assert np.isfinite(np.asarray(keras.ops.cast(half(x), "float32"))).all()
+
+    scores = keras_sam.scores
+    steps = [scores.QKNorm(), scores.Rotary(), "dot", scores.SoftCap(5.0), scores.T5Bias()]
+    layer = keras_sam.SelfAttention(2, score=steps)
+    again = keras_sam.SelfAttention.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    again(x)
     print(
         f"passed with Python {sys.version.split()[0]}, TensorFlow {tf.__version__}, "
         f"Keras {keras.__version__}, NumPy {np.__version__}"

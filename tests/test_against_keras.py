@@ -86,6 +86,8 @@ SELF = {
 }
 if keras.backend.backend() == "jax":  # Keras 3.15's own layer fails there
     del SELF["value_dim"]
+if "sliding_window" not in GroupedQueryAttention(**GROUPED).get_config():
+    del SELF["window"], SELF["causal window"]
 WINDOW = {"sliding_window": 4}
 if "sliding_window" in MultiHeadAttention(1, 1).get_config():  # not in every Keras
     SELF["multi-head window"] = (

@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import pytest
 from cases import CASES
-from common import assert_rounded_alike, numpy, random
+from common import assert_rounded_alike, numpy, random, randomize
 from keras import ops
 
 from keras_sam import attend
 from keras_sam.layers import CBAM, CrossAttention, SelectiveAttention, SelfAttention
+from keras_sam.layers._projection import Projection
 
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -103,6 +104,37 @@ def test_one_head_in_a_graph(layer, score):
     model = keras.Sequential([keras.Input((None, 4)), one])
     expected = numpy(model(inputs))
     assert_rounded_alike(model.predict(inputs, verbose=0), expected)
+
+
+PROJECTIONS = {
+    "self": SelfAttention(3, key_dim=1, use_gate=True, output_shape=(3, 1)),
+    "cross": CrossAttention(3, key_dim=1, num_key_value_heads=1, output_shape=(3, 1, 1)),
+    "selective": SelectiveAttention(num_heads=3, units=1, relation="self"),
+    "features": SelectiveAttention(num_heads=3, units=1, axis=-1),
+}
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_a_bias_of_as_many_entries_as_there_are_positions(name):
+    """Which `keras.ops.add` adds to the positions, on TensorFlow."""
+    layer = PROJECTIONS[name]
+    layer.build(*[(2, 3, 3)] * (1 + isinstance(layer, CrossAttention)))
+    denses = [x for x in layer._flatten_layers() if isinstance(x, Projection)]
+    assert len(denses) == {"self": 5, "cross": 4, "selective": 2, "features": 1}[name]
+    for dense in denses:
+        randomize(dense)
+        sizes = dict(zip(letters(dense)[1], dense.kernel.shape, strict=True))
+        inputs = random(*({"b": 2, "t": 3, **sizes}[axis] for axis in letters(dense)[0]))
+        expected = np.einsum(dense.equation, inputs, numpy(dense.kernel)) + numpy(
+            dense.bias
+        )
+        expected = numpy(dense.activation(ops.convert_to_tensor(expected)))
+        np.testing.assert_allclose(numpy(dense(inputs)), expected, atol=1e-5)
+
+
+def letters(dense):
+    """The axes of the inputs and of the kernel."""
+    return dense.equation.split("->")[0].split(",")
 
 
 def inputs_by_name(case):

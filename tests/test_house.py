@@ -281,3 +281,9 @@ def test_value_errors_say_what_was_received(name):
 def test_every_module_says_what_it_is(name):
     if SOURCES[name].read_text().strip():
         assert ast.get_docstring(TREES[name]), name
+
+
+@collected
+def test_sums_are_written_with_plus(name):
+    """On TensorFlow, `keras.ops.add` takes some sums for biases, of another axis."""
+    assert "ops.add(" not in SOURCES[name].read_text()

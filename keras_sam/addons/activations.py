@@ -60,7 +60,7 @@ def mish(x):
 def snake(x, frequency=1):
     """`x + (1 - cos(2 frequency x)) / (2 frequency)`."""
     double = ops.cast(2 * frequency, x.dtype)
-    return ops.add(x, ops.divide(ops.subtract(1, ops.cos(ops.multiply(double, x))), double))
+    return x + ops.divide(ops.subtract(1, ops.cos(ops.multiply(double, x))), double)
 
 
 @register

@@ -1,5 +1,6 @@
 """Weight files of Keras 2, in all the forms that it wrote."""
 
+import os
 import pathlib
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ _BESIDE = {
 }
 
 
-def load_weights(model, path):
+def load_weights(model, path: str | os.PathLike):
     """Loads the weights of a Keras 2 model into the same model of Keras 3, or none.
 
     Takes whatever Keras 2 wrote, by its content: `.h5` files (weights or whole models),

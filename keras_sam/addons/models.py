@@ -1,6 +1,7 @@
 """Whole models of Keras 2, where Keras 3 does not read what Keras 2 wrote of them."""
 
 import json
+import os
 import pathlib
 import zipfile
 
@@ -18,7 +19,7 @@ IN_CODE = (
 )
 
 
-def load_model(path):
+def load_model(path: str | os.PathLike):
     """Returns the model that Keras 2 saved at `path`, with its weights, not compiled.
 
     Takes `.h5` and `.keras` files and SavedModel folders of Sequential and functional

@@ -170,7 +170,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "...htd,hdo->...to", matmul(dropped, value), self.projection_kernel
         )
         if self.projection_bias is not None:
-            output = ops.add(output, self.projection_bias)
+            output = output + ops.convert_to_tensor(self.projection_bias)
         return (output, weights) if self.return_attn_coef else output
 
     def _weights(self, scores, mask):
@@ -182,7 +182,7 @@ class MultiHeadAttention(keras.layers.Layer):
             dtype = wide(self.compute_dtype)
             # Products that ran out of the range of float16 are infinite.
             finite = ops.clip(ops.cast(scores, dtype), -SCORE_MAX, SCORE_MAX)
-            scores = ops.add(finite, ops.cast(bias, dtype))
+            scores = finite + ops.cast(bias, dtype)
         return ops.cast(attention_weights(scores, Softmax()), self.compute_dtype)
 
     def compute_output_spec(self, inputs, training=None, mask=None):

@@ -1,7 +1,9 @@
 """One call of attention, from what is asked to the kernel that answers."""
 
 import dataclasses
+from collections.abc import Callable
 
+import keras
 from keras import ops
 
 from keras_sam import _validation as check
@@ -18,12 +20,11 @@ from keras_sam.attention import (
 from keras_sam.attention import plan as plans
 from keras_sam.attention import policy as policies
 from keras_sam.attention import request as requests
+from keras_sam.attention.explanations import Explanation, explain
 from keras_sam.backend import portable, precision
 from keras_sam.normalizers import masking
 
 __all__ = ["Explanation", "attend", "explain"]
-
-Explanation, explain = explanations.Explanation, explanations.explain
 
 # Scores that leave the keys as they are, however many heads share them.
 LEAVE_KEYS = (scores.Dot, scores.ScaledDot)
@@ -34,27 +35,27 @@ def attend(
     key,
     value,
     *,
-    score="scaled_dot",
-    normalizer="softmax",
+    score: str | scores.Score | list = "scaled_dot",
+    normalizer: str | Callable = "softmax",
     mask=None,
     key_mask=None,
     query_mask=None,
     bias=None,
-    pattern=None,
-    causal=False,
-    sliding_window=None,
+    pattern: str | masks.Mask | None = None,
+    causal: bool = False,
+    sliding_window: int | None = None,
     query_segment_ids=None,
     key_segment_ids=None,
     query_positions=None,
     key_positions=None,
-    encoded=False,
-    selective=False,
-    dropout=0.0,
-    seed=None,
-    block_size="auto",
-    return_attention_scores=False,
-    policy=None,
-    on_call=None,
+    encoded: bool = False,
+    selective: bool = False,
+    dropout: float = 0.0,
+    seed: int | keras.random.SeedGenerator | None = None,
+    block_size: int | str | None = "auto",
+    return_attention_scores: bool = False,
+    policy: policies.Policy | None = None,
+    on_call: Callable | None = None,
 ):
     """Attends with queries, keys and values that are projected already.
 

@@ -57,4 +57,4 @@ def first_head(tensor):
 
 def add_bias(bias, other):
     """Returns the sum of a bias, which may be None, and another one."""
-    return other if bias is None else ops.add(ops.cast(bias, other.dtype), other)
+    return other if bias is None else ops.cast(bias, other.dtype) + other

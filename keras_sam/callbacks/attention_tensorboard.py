@@ -93,16 +93,16 @@ class AttentionTensorBoard(keras.callbacks.Callback):
 
     def __init__(
         self,
-        log_dir,
+        log_dir: str | os.PathLike,
         inputs,
-        tokens=None,
-        update_freq="epoch",
-        max_examples=2,
-        per_head=False,
-        write_images=True,
-        write_histograms=False,
-        write_records=True,
-        levels=255,
+        tokens: list | dict | None = None,
+        update_freq: str | int = "epoch",
+        max_examples: int = 2,
+        per_head: bool = False,
+        write_images: bool = True,
+        write_histograms: bool = False,
+        write_records: bool = True,
+        levels: int = 255,
     ):
         super().__init__()
         if not isinstance(log_dir, str | os.PathLike) or not os.fspath(log_dir):

@@ -16,7 +16,7 @@ from keras_sam.convert.rebuild import is_rebuildable, leaves, rebuild
 from keras_sam.layers import SelfAttention
 
 
-def convert(target, to="keras_sam"):
+def convert(target, to: str = "keras_sam"):
     """Returns a copy of a layer or model whose attention layers are ours, or Keras's.
 
     ::

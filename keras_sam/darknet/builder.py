@@ -7,6 +7,7 @@ output is what Darknet's layer outputs. The parts before it have a suffix:
 
 import os
 import re
+from collections.abc import Sequence
 
 import keras
 
@@ -18,7 +19,13 @@ from keras_sam.darknet.translators import TRANSLATORS, SharedLayers
 from keras_sam.darknet.weights import read_planned_weights, suspect_weights
 
 
-def build_model(cfg, weights=None, input_shape=None, partial=False, cutoff=None):
+def build_model(
+    cfg,
+    weights=None,
+    input_shape: Sequence[int | None] | None = None,
+    partial: bool = False,
+    cutoff: int | None = None,
+) -> DarknetModel:
     """Builds a Keras model that computes what Darknet computes.
 
     Args:
@@ -73,7 +80,13 @@ def build_model(cfg, weights=None, input_shape=None, partial=False, cutoff=None)
     return build_planned_model(plan, weights)
 
 
-def load_model(cfg_path, weights_path, input_shape=None, partial=False, cutoff=None):
+def load_model(
+    cfg_path: str | os.PathLike,
+    weights_path: str | os.PathLike,
+    input_shape: Sequence[int | None] | None = None,
+    partial: bool = False,
+    cutoff: int | None = None,
+) -> DarknetModel:
     """Builds the model of a `.cfg` file with the weights of a `.weights` file.
 
     The same as `build_model(cfg_path, weights_path, input_shape, partial, cutoff)`.

@@ -1,6 +1,7 @@
 """From the outputs of detection heads to boxes."""
 
 import typing
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -51,13 +52,13 @@ class LabeledDetections(typing.NamedTuple):
 def decode(
     outputs,
     model_or_cfg,
-    score_threshold=0.25,
-    iou_threshold=0.45,
-    max_detections=100,
-    input_size=None,
-    image_size=None,
-    letterbox=None,
-    names=None,
+    score_threshold: float = 0.25,
+    iou_threshold: float = 0.45,
+    max_detections: int | None = 100,
+    input_size: Sequence[int] | None = None,
+    image_size: Sequence | None = None,
+    letterbox: bool | None = None,
+    names: Sequence[str] | None = None,
 ):
     """Turns the outputs of a model into the boxes that Darknet finds.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import sys
 
 import keras
@@ -101,7 +102,7 @@ class DarknetModel(keras.Model):
         return Weights(self._header, layers)
 
 
-def write_weights(model, path):
+def write_weights(model, path: str | os.PathLike) -> None:
     """Writes a model's weights in Darknet's format.
 
     What `build_model` read is written back byte for byte, its header included; after

@@ -7,7 +7,7 @@ from keras_sam.darknet.errors import DarknetError
 _MAX_BYTES = 2**22
 
 
-def read_names(path):
+def read_names(path: str | os.PathLike) -> list[str]:
     """Reads the names of the classes.
 
     Args:

@@ -1,6 +1,7 @@
 """Pictures as Darknet gives them to a network."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +15,12 @@ from keras_sam.darknet.plan import plan_network
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def load_image(path_or_array, model_or_cfg, letterbox=None, input_size=None):
+def load_image(
+    path_or_array,
+    model_or_cfg,
+    letterbox: bool | None = None,
+    input_size: Sequence[int] | None = None,
+):
     """Makes a picture the input of a model, as Darknet does.
 
     The picture is resized to the size of the network, bilinearly with corners aligned:

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam.attention.cache import Step
+from keras_sam.decoding import saved_model
 from keras_sam.decoding.generate import Generation
 from keras_sam.decoding.inputs import ModelInputs
 from keras_sam.decoding.survey import Keys, Survey, shift_positions
@@ -99,7 +100,13 @@ class Decoder:
         (https://arxiv.org/abs/2211.05102), section 2.
     """
 
-    def __init__(self, model, tokens=None, input_signature=None, check=True):
+    def __init__(
+        self,
+        model: keras.Model,
+        tokens: int | str | None = None,
+        input_signature: list | None = None,
+        check: bool = True,
+    ):
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(
                 f"`model` must be a built keras.Model. Received: model={model!r}"
@@ -112,7 +119,7 @@ class Decoder:
         if check:
             self.check()
 
-    def make_cache(self, batch, length, padding=False):
+    def make_cache(self, batch: int, length: int, padding: bool = False):
         """Returns an empty cache.
 
         Args:
@@ -132,9 +139,9 @@ class Decoder:
                 )
         made = {}
         for found in self._survey.remembered:
-            asked = found.layer._asked(found.use_causal_mask)
-            cache = found.layer._empty_cache(
-                asked, batch, length, check.boolean("padding", padding) or found.padding
+            remembers = check.boolean("padding", padding) or found.padding
+            cache = found.layer.make_cache_for(
+                found.use_causal_mask, batch, length, remembers
             )
             made.update(_flat(found.key, cache))
         return made
@@ -162,9 +169,36 @@ class Decoder:
             outputs = keras.tree.map_structure(run.poisoned, outputs)
         return outputs, run.caches
 
-    def generate(self, prompt, max_length, sampler="greedy", **options):
+    def generate(self, prompt, max_length: int, sampler="greedy", **options):
         """Returns `prompt` with tokens after it, as `keras_sam.decoding.generate` says."""
         return self._generation(prompt, max_length, sampler, **options)
+
+    def export_saved_model(self, filepath, length, rows=1, verbose=True):
+        """Writes a SavedModel that decodes, and needs TensorFlow only.
+
+        It has two endpoints. `start(tokens)` takes the first tokens of all, of any number.
+        `decode(tokens, cache, index)` takes the next ones. A model with other inputs gets
+        all of them, in the order of `keras.tree.flatten`. Both return a dictionary of
+        `"logits"` and the tensors of the cache.
+
+        Args:
+            filepath: Where to write it, a folder.
+            length: The number of positions that are decoded at most.
+            rows: The number of tokens of a call of `decode`; None is any number.
+            verbose: Whether to print the endpoints.
+
+        Raises:
+            ValueError: If the backend is not TensorFlow.
+
+        Example::
+
+            decode.export_saved_model("served", length=128)
+            served = tf.saved_model.load("served")
+            cache = dict(served.start(tokens))
+            logits = cache.pop("logits")
+            found = served.decode(next_token, cache, tf.constant(index))
+        """
+        saved_model.write(self, filepath, length, rows, verbose)
 
     def check(self):
         """Compares a decoding in steps to the whole model, on arbitrary tokens.
@@ -252,9 +286,8 @@ class _Run:
             )
         found = {short or "keys_values": self._given[name] for name, short in names.items()}
         cache = found if len(found) > 1 else found["keys_values"]
-        back = layer._asked(use_causal_mask).positions.reach()[0]
         slots = self._given[key].shape[2]
-        if back is None or slots != back + 1:
+        if not layer.is_ring(slots, use_causal_mask):
             self._room = slots if self._room is None else min(self._room, slots)
         self._key = key
         return cache, self.index, both(mask, self.mask)

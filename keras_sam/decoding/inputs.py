@@ -127,11 +127,15 @@ class ModelInputs:
         """Returns symbolic tensors with tokens of one length."""
         return [self._symbol(i, batch, length) for i in range(len(self.specs))]
 
+    def is_as_long_as_tokens(self, index):
+        """Returns whether an input has one value for each token."""
+        return index == self.at or self.names[index] == "padding_mask"
+
     def _symbol(self, index, batch, length):
         return keras.KerasTensor(self._shape(index, batch, length), self.specs[index].dtype)
 
     def _shape(self, index, batch, length):
-        free = length if index == self.at or self.names[index] == "padding_mask" else 3
+        free = length if self.is_as_long_as_tokens(index) else 3
         shape = [free if n is None else n for n in self.specs[index].shape[1:]]
         return (batch, *shape)
 

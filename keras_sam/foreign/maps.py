@@ -86,7 +86,7 @@ def read_dot_products(
     scores = ops.einsum("bthd,bshd->bhts", query, key)
     scores = ops.multiply(scores, ops.convert_to_tensor(scale, wide))
     if bias is not None:
-        scores = ops.add(scores, ops.cast(bias, wide))
+        scores = scores + ops.cast(bias, wide)
     if attn_logits_soft_cap is not None:  # TPUs only
         scores = attn_logits_soft_cap * ops.tanh(scores / attn_logits_soft_cap)
     mask = None if mask is None else ops.cast(mask, "bool")

@@ -54,7 +54,7 @@ class PositionWeights:
         kernel, *bias = parameters
         scores = convolve(masked(maps, mask), kernel, self.dilation_rate)
         for offset in bias:
-            scores = ops.add(scores, offset)
+            scores = scores + offset
         if self.finish is not None:
             scores = self.finish(scores)
         shape = ops.shape(scores)[:-1]

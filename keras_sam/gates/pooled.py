@@ -188,7 +188,7 @@ def _one_backward(features, rule, weights, maps, parameters, masks, of_weights, 
         if feeds is None:
             share = ops.divide(share, math.prod(features.shape[axis] for axis in axes))
         else:
-            shares = _shares(feeds, axes, fused_sum)
+            shares = _shares(feeds, axes, share.dtype, fused_sum)
             share = ops.where(feeds, ops.multiply(share, shares), 0.0)
         of_features = of_features + ops.cast(share, features.dtype)
     return of_features, of_parameters
@@ -232,11 +232,11 @@ def _masked_mean(features, axis, mask):
     # In float32, as in `ops.mean`: the sum of many halves may be larger than any of them.
     kept = ops.cast(ops.where(mask, features, 0.0), wide(features.dtype))
     total = ops.sum(kept, axis=axis)
-    share = ops.squeeze(_shares(mask, axis), axis)
-    return ops.cast(ops.multiply(total, ops.cast(share, total.dtype)), features.dtype)
+    share = ops.squeeze(_shares(mask, axis, total.dtype), axis)
+    return ops.cast(ops.multiply(total, share), features.dtype)
 
 
-def _shares(mask, axes, total=ops.sum):
-    """One by the number of True values, in float32 because a half cannot count far."""
-    count = ops.expand_dims(total(ops.cast(mask, "float32"), axes), axes)
+def _shares(mask, axes, dtype, total=ops.sum):
+    """One by the number of True values, in float32 at least: a half cannot count far."""
+    count = ops.expand_dims(total(ops.cast(mask, wide(dtype)), axes), axes)
     return ops.divide(1.0, ops.maximum(count, 1.0))

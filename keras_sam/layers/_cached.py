@@ -1,4 +1,4 @@
-"""The calls of an attention layer with a cache, and of one that a `Decoder` runs."""
+"""What all layers with a cache share: the arguments of their calls, checked."""
 
 import contextlib
 import contextvars
@@ -8,12 +8,10 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam.attention import cache as caches
-from keras_sam.attention.cached import CachedAttention, attend_cached
+from keras_sam.attention.cached import CachedAttention
 from keras_sam.attention.positions import Positions
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer
-from keras_sam.layers._masks import without_padding
-from keras_sam.recording import AttentionDetails, is_recording, record
 
 _running = contextvars.ContextVar("keras_sam_decoding", default=None)
 
@@ -48,63 +46,16 @@ class Held:
 
 
 class CachedLayer(CompositeLayer):
-    """Base of the layers whose call takes `cache` and `cache_update_index`."""
+    """Base of the layers whose calls take `cache` and `cache_update_index`."""
 
     def __call__(self, *args, cache=None, **kwargs):
         if cache is not None:
-            symbolic = any(
-                isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(cache)
-            )
-            kwargs["cache"] = cache if symbolic else Held(cache)
+            kwargs["cache"] = cache if _is_symbolic(cache) else Held(cache)
         return super().__call__(*args, **kwargs)
 
     @property
     def _where(self):
         return f"{self.__class__.__name__} {self.name!r}"
-
-    def _taken(self, cache):
-        """Returns the argument `cache` as a `caches.Cache` of tensors."""
-        cache = cache.cache if isinstance(cache, Held) else cache
-        given = cache if isinstance(cache, dict) else {"keys_values": cache}
-        if not given.keys() <= set(caches.NAMES) or "keys_values" not in given:
-            found = ", ".join(map(repr, given))
-            raise ValueError(
-                f"`cache` must be what `make_cache` of {self._where} returns. "
-                f"Received: cache=a dictionary with {found}"
-            )
-        return caches.Cache.of({n: ops.convert_to_tensor(x) for n, x in given.items()})
-
-    def _check_cache(self, cache, wanted):
-        """Refuses a cache that is not what `make_cache` returns.
-
-        Args:
-            cache: `caches.Cache` of tensors.
-            wanted: `caches.Cache` of shapes and dtypes, where None is any size.
-        """
-        for name, tensor, expected in zip(caches.NAMES, cache, wanted, strict=True):
-            if tensor is None and expected is None:
-                continue
-            if tensor is None or expected is None:
-                advice = "with" if tensor is None else "without"
-                why = {
-                    "positions": "`make_cache(..., padding=True)` makes one where there is "
-                    "padding",
-                    "first": "`make_cache(..., padding=True)` makes one where there is "
-                    "padding",
-                }
-                raise ValueError(
-                    f"`cache` must be one {advice} {name!r}, in {self._where}; "
-                    f"{why.get(name, '`make_cache` makes one')}. Received: cache with "
-                    + ", ".join(n for n, x in cache._asdict().items() if x is not None)
-                )
-            shape, dtype = expected
-            found = keras.backend.standardize_dtype(tensor.dtype)
-            if not check.fits(tensor.shape, shape) or found != dtype:
-                raise ValueError(
-                    f"`cache` must have {name!r} of shape {shape} and dtype {dtype}, in "
-                    f"{self._where}. Received: a tensor of shape {tuple(tensor.shape)} and "
-                    f"dtype {found}"
-                )
 
     def _asked(self, use_causal_mask=False, selective=False):
         """Returns what attention over the cache computes."""
@@ -114,83 +65,28 @@ class CachedLayer(CompositeLayer):
             self.score, self.normalizer, where, selective, self.block_size
         )
 
+    def _check_depths(self):
+        """Refuses a layer that can have no cache, whatever it attends to."""
+        if not self.built:
+            raise ValueError(
+                f"{self._where} must be built before it has a cache: call it, or its "
+                "`build`, first. Received: built=False"
+            )
+        _, depth, value_depth = self._head_sizes
+        if depth != value_depth:
+            raise ValueError(
+                "`value_dim` must be `key_dim` where there is a cache, which is one tensor "
+                f"of keys and values, in {self._where}. Received: key_dim={depth}, "
+                f"value_dim={value_depth}"
+            )
+
     def _specs(self, batch, slots, padding):
-        _, heads, depth = self.key_dense.kernel.shape
+        """Returns the shapes and dtypes of a cache; None is any size."""
+        heads, depth, _ = self._head_sizes
         segments = self.mask is not None and self.mask.needs_segments
-        return caches.specs(
-            batch,
-            slots,
-            heads,
-            depth,
-            self.compute_dtype,
-            check.boolean("padding", padding),
-            segments,
-            getattr(self, "selective", False),
-        )
-
-    def _checked_index(self, index):
-        """Returns an integer, or an integer tensor of shape `()` or `(B,)`."""
-        expected = (
-            f"an integer, or an integer tensor of shape () or (batch,), in {self._where}"
-        )
-        if check.is_integer(index):
-            return int(index)
-        if index is None or isinstance(index, bool | float | str):
-            raise check.invalid("cache_update_index", expected, index)
-        index = ops.convert_to_tensor(index)
-        dtype = keras.backend.standardize_dtype(index.dtype)
-        if len(index.shape) > 1 or "int" not in dtype:
-            found = f"a tensor of dtype {dtype} and shape {tuple(index.shape)}"
-            raise ValueError(
-                f"`cache_update_index` must be {expected}. "
-                f"Received: cache_update_index={found}"
-            )
-        return index
-
-    def _check_cached_call(self, name, inputs, cache, index, training, padding=False):
-        """Refuses what does not fit; returns the number of slots."""
-        if len(inputs.shape) != 3:
-            raise ValueError(
-                f"`{name}` must have the shape (batch, length, channels) where there is a "
-                f"cache, in {self._where}. Received: {name}.shape={tuple(inputs.shape)}"
-            )
-        if training:
-            expected = f"None in training, in {self._where}"
-            raise ValueError(f"`cache` must be {expected}. Received: training={training}")
-        slots = cache.keys_values.shape[2] if len(cache.keys_values.shape) == 5 else None
-        padding = padding or cache.positions is not None
-        self._check_cache(cache, self._specs(inputs.shape[0], slots, padding))
-        if slots is None:
-            raise ValueError(
-                f"`cache` must have a known number of slots, in {self._where}. Received: "
-                f"cache.shape={tuple(cache.keys_values.shape)}"
-            )
-        if (
-            not isinstance(index, int)
-            and len(index.shape) == 1
-            and not check.fits(index.shape, inputs.shape[:1])
-        ):
-            raise ValueError(
-                "`cache_update_index` must have one number for each example, in "
-                f"{self._where}. Received: cache_update_index.shape="
-                f"{tuple(index.shape)}, {name}.shape={tuple(inputs.shape)}"
-            )
-        return slots
-
-    def _over_slots(self, inputs, slots, attention_mask, attention_bias):
-        """Returns the mask and the bias over rows and slots, with four axes, or Nones."""
-        given = {"attention_mask": attention_mask, "attention_bias": attention_bias}
-        if all(x is None for x in given.values()):
-            return None, None
-        axes = [
-            Axes.of((None, n, None), None, self._where) for n in (inputs.shape[1], slots)
-        ]
-        pairs = Pairs(*axes, self.num_heads)
-        for name, x in given.items():
-            pairs.check(name, x, self._where)
-        keys = ops.zeros((1, slots, 1))
-        mask, bias = (pairs.flatten(x, inputs, keys) for x in given.values())
-        return None if mask is None else ops.cast(mask, "bool"), bias
+        selective = getattr(self, "selective", False)
+        kinds = padding, segments, selective
+        return caches.specs(batch, slots, heads, depth, self.compute_dtype, *kinds)
 
     def _cached_specs(self, inputs, cache, return_attention_scores):
         """The symbolic results of a call with a cache."""
@@ -201,24 +97,87 @@ class CachedLayer(CompositeLayer):
         output = self._output_specs(inputs, inputs, False)
         if not return_attention_scores:
             return output, specs
-        keys = self._taken(cache).keys_values.shape[2]
-        shape = (inputs.shape[0], self.num_heads, inputs.shape[1], keys)
+        tensor = specs["keys_values"] if isinstance(specs, dict) else specs
+        shape = (inputs.shape[0], self.num_heads, inputs.shape[1], tensor.shape[2])
         return output, keras.KerasTensor(shape, dtype=self.compute_dtype), specs
 
-    def _check_depths(self):
-        """Refuses a layer that has no cache whatever it attends to."""
-        if not self.built:
+    def _taken(self, cache, batch, padding):
+        """Returns the argument `cache` as a `caches.Cache` of tensors, or raises.
+
+        Args:
+            cache: The argument.
+            batch: The number of examples, or None.
+            padding: Whether it has to remember which slots are empty.
+        """
+        cache = cache.cache if isinstance(cache, Held) else cache
+        cache = cache if isinstance(cache, dict) else {"keys_values": cache}
+        where = f"what `make_cache` of {self._where} returns"
+        if not cache.keys() <= set(caches.NAMES) or "keys_values" not in cache:
+            found = f"a dictionary with {', '.join(map(repr, cache))}"
+            raise ValueError(f"`cache` must be {where}. Received: cache={found}")
+        cache = caches.Cache.of({n: ops.convert_to_tensor(x) for n, x in cache.items()})
+        padding = padding or cache.positions is not None
+        wanted = self._specs(batch, None, padding)
+        if padding and cache.positions is None:
+            where = f"{where} with `padding=True`, because there is a mask"
+        for name, tensor, spec in zip(caches.NAMES, cache, wanted, strict=True):
+            found = "None" if tensor is None else _described(tensor)
+            if (tensor is None) != (spec is None):
+                raise ValueError(f"`cache` must be {where}. Received: {name}={found}")
+            if tensor is not None and not _is_like(tensor, *spec):
+                raise ValueError(
+                    f"`cache` must be {where}: {name} of shape {spec[0]} and dtype "
+                    f"{spec[1]}. Received: {name}={found}"
+                )
+        if cache.keys_values.shape[2] is None:
+            found = tuple(cache.keys_values.shape)
             raise ValueError(
-                f"`make_cache` needs a layer that is built: call {self._where} first. "
-                "Received: built=False"
+                f"`cache` must have a known number of slots, in {self._where}. "
+                f"Received: cache.shape={found}"
             )
-        depths = self.key_dense.kernel.shape[-1], self.value_dense.kernel.shape[-1]
-        if depths[0] != depths[1]:
+        return cache
+
+    def _checked_index(self, index, batch):
+        """Returns an integer, or an integer tensor of shape `()` or `(B,)`, or raises."""
+        expected = "an integer, or an integer tensor of shape () or (batch,)"
+        expected = f"{expected}, in {self._where}"
+        if check.is_integer(index):
+            return int(index)
+        if index is None or isinstance(index, bool | float | str):
+            raise check.invalid("cache_update_index", expected, index)
+        index = ops.convert_to_tensor(index)
+        shape = tuple(index.shape)
+        is_integer = "int" in keras.backend.standardize_dtype(index.dtype)
+        if not is_integer or (shape != () and not check.fits(shape, (batch,))):
             raise ValueError(
-                "`value_dim` must be `key_dim` where there is a cache, which is one tensor "
-                f"of both, in {self._where}. Received: key_dim={depths[0]}, "
-                f"value_dim={depths[1]}"
+                f"`cache_update_index` must be {expected}. "
+                f"Received: cache_update_index={_described(index)}"
             )
+        return index
+
+    def _check_step(self, name, inputs, training):
+        """Refuses a call with a cache that is none of decoding."""
+        if len(inputs.shape) != 3:
+            raise ValueError(
+                f"`{name}` must have the shape (batch, length, channels) where there is a "
+                f"cache, in {self._where}. Received: {name}.shape={tuple(inputs.shape)}"
+            )
+        if training:
+            expected = f"False where there is a cache, in {self._where}"
+            raise check.invalid("training", expected, training)
+
+    def _over_slots(self, inputs, slots, **given):
+        """Returns a mask and a bias over rows and slots, with four axes, or Nones."""
+        if all(x is None for x in given.values()):
+            return None, None
+        lengths = inputs.shape[1], slots
+        axes = (Axes.of((None, n, None), None, self._where) for n in lengths)
+        pairs = Pairs(*axes, self.num_heads)
+        for name, x in given.items():
+            pairs.check(name, x, self._where)
+        keys = ops.zeros((1, slots, 1))
+        mask, bias = (pairs.flatten(x, inputs, keys) for x in given.values())
+        return None if mask is None else ops.cast(mask, "bool"), bias
 
     def _finish(self, output, gate):
         """Returns the layer's output from that of the heads, `(B, H, T, Dv)`."""
@@ -228,127 +187,15 @@ class CachedLayer(CompositeLayer):
         return self.output_dense(output)
 
 
-class CachedSelfAttention(CachedLayer):
-    """What `SelfAttention` does with a cache."""
+def _is_symbolic(cache):
+    return any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(cache))
 
-    def make_cache(self, batch, length, padding=False):
-        """Returns an empty cache for decoding with this layer.
 
-        Args:
-            batch: The number of examples, `B`.
-            length: The number of positions that are to be decoded.
-            padding: Whether calls have a `mask`, or their own index for each example with
-                negative ones: the cache then remembers which slots are empty.
+def _is_like(tensor, shape, dtype):
+    found = keras.backend.standardize_dtype(tensor.dtype)
+    return found == dtype and check.fits(tensor.shape, shape)
 
-        Returns:
-            A tensor `(B, 2, S, key heads, D)` of the layer's compute dtype, keys and
-            values. `S` is `length`; if a mask lets a row see a fixed number of positions
-            back, `S` is at most one more than that, because later positions take the
-            slots of earlier ones.
 
-            With `padding=True`, `Segments()` or `selective=True` it is a dictionary of
-            tensors, with that tensor under `"keys_values"`.
-
-        Raises:
-            ValueError: If the layer is not built, sees what comes after a position, or
-                has another width of values than of keys.
-        """
-        return self._empty_cache(self._asked(), batch, length, padding)
-
-    def _empty_cache(self, asked, batch, length, padding):
-        self._check_cacheable(asked)
-        batch = self._size("batch", batch)
-        length = check.positive_integer("length", length, most=check.LARGEST_INT32)
-        back = asked.positions.reach()[0]
-        slots = length if back is None else min(length, back + 1)
-        return caches.empty(self._specs(batch, slots, padding)).given()
-
-    def _size(self, name, size):
-        is_tensor = hasattr(size, "dtype") and not check.is_integer(size)
-        return size if is_tensor else check.positive_integer(name, size)
-
-    def _check_cacheable(self, asked):
-        self._check_depths()
-        if asked.positions.reach()[1] != 0:
-            raise ValueError(
-                "`mask` must not let a position see what comes after it, where there is "
-                f"a cache: {self._where} needs `causal=True`. Received: "
-                f"mask={self.mask!r}, causal={self.causal}, "
-                f"sliding_window={self.sliding_window}"
-            )
-
-    def _attend_cached(
-        self,
-        inputs,
-        cache,
-        index,
-        *,
-        mask,
-        attention_mask,
-        attention_bias,
-        return_attention_scores,
-        training,
-        use_causal_mask,
-        segment_ids,
-        poison=True,
-    ):
-        """Attends to a cache; returns what `call` does, as a tuple."""
-        asked = self._asked(use_causal_mask, self.selective)
-        self._check_cacheable(asked)
-        cache, index = self._taken(cache), self._checked_index(index)
-        rows = inputs.shape[1]
-        slots = self._check_cached_call(
-            "inputs", inputs, cache, index, training, mask is not None
-        )
-        back = asked.positions.reach()[0]
-        ring = back is not None and slots == back + 1
-        caches.check_room(index, rows, slots, ring, self._where)
-        if ring:
-            self._refuse_pairs(attention_mask=attention_mask, attention_bias=attention_bias)
-        allowed, bias = self._over_slots(inputs, slots, attention_mask, attention_bias)
-        rows = ops.shape(inputs)[1] if rows is None else rows
-        step = caches.Step(index, rows, slots, ring, mask)
-        inputs = without_padding(inputs, mask)
-        gate = None if self.gate_dense is None else self.gate_dense(inputs)
-        recording = is_recording()
-        output, weights, allowed, cache = attend_cached(
-            asked,
-            ops.swapaxes(self.query_dense(inputs), 1, 2),
-            self.key_dense(inputs),
-            self.value_dense(inputs),
-            cache,
-            step,
-            mask=allowed,
-            bias=bias,
-            segments=segment_ids,
-            whole=return_attention_scores or recording,
-        )
-        if recording:
-            record(self, weights, AttentionDetails(self.kind), allowed)
-        output = self._finish(output, gate)
-        if poison and not step.surely_fits:
-            nothing = ops.full_like(output, float("nan"))
-            output = ops.where(step.fits()[:, :, None], output, nothing)
-        if return_attention_scores:
-            return output, weights, cache.given()
-        return output, cache.given()
-
-    def _decode(self, decoding, inputs, mask, segment_ids, options):
-        """Returns what `call` does while a `Decoder` runs, or None without a cache."""
-        held = decoding.cache_of(self, inputs, mask, options["use_causal_mask"])
-        if held is None:
-            return None
-        cache, index, mask = held
-        given = {"mask": mask, "segment_ids": segment_ids, **options}
-        *found, cache = self._attend_cached(inputs, cache, index, poison=False, **given)
-        decoding.keep(cache)
-        return tuple(found) if len(found) > 1 else found[0]
-
-    def _refuse_pairs(self, **given):
-        for name, x in given.items():
-            if x is not None:
-                raise ValueError(
-                    f"`{name}` must be None where later positions take the slots of "
-                    f"earlier ones, in {self._where}. Received: {name}.shape="
-                    f"{tuple(x.shape)}"
-                )
+def _described(tensor):
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return f"a tensor of shape {tuple(tensor.shape)} and dtype {dtype}"

@@ -1,6 +1,7 @@
 """The calls of `CrossAttention` with a cache of its keys and values."""
 
 from keras import ops
+from keras.src.backend.common.variables import AutocastScope
 
 from keras_sam import _validation as check
 from keras_sam.attention import cache as caches
@@ -57,7 +58,7 @@ class CachedCrossAttention(CachedLayer):
         check_segments(self, value_segment_ids=(value_segment_ids, value))
         mask = both(*masks)
         key, value = (without_padding(x, mask) for x in (key, value))
-        with self._autocast():
+        with AutocastScope(self.compute_dtype):
             key, value = self.key_dense(key), self.value_dense(value)
         length = ops.shape(key)[1]
         positions = ops.arange(length, dtype="int32")[None]
@@ -72,11 +73,6 @@ class CachedCrossAttention(CachedLayer):
         )
         return cache.given()
 
-    def _autocast(self):
-        from keras.src.backend.common.variables import AutocastScope
-
-        return AutocastScope(self.compute_dtype)
-
     def _encoded_key(self, key, positions):
         if not self.score.encodes:
             return key
@@ -90,8 +86,7 @@ class CachedCrossAttention(CachedLayer):
         if not self.score.encodes:
             return query
         shape = ops.shape(query)
-        heads = self.key_dense.kernel.shape[1]
-        key = ops.zeros((shape[0], heads, 1, shape[3]), query.dtype)
+        key = ops.zeros((shape[0], self._head_sizes[0], 1, shape[3]), query.dtype)
         query, _ = self.score.encode(query, key, positions, ops.zeros((1, 1), "int32"))
         return query
 
@@ -108,28 +103,30 @@ class CachedCrossAttention(CachedLayer):
         index,
         *,
         query_mask,
-        attention_mask,
-        attention_bias,
         return_attention_scores,
         training,
         use_causal_mask,
         query_segment_ids,
+        **pairs,
     ):
         """Attends to what `make_cache` returned; returns what `call` does, as a tuple."""
         self._check_depths()
-        cache = self._taken(cache)
-        rows = query.shape[1]
-        asked = self._asked(use_causal_mask)
-        if index is None and (self._looks_at_positions or use_causal_mask):
+        self._check_step("query", query, training)
+        self._check_shape("query", query.shape)
+        batch, rows, _ = query.shape
+        cache, asked = self._taken(cache, batch, False), self._asked(use_causal_mask)
+        by_position = self._looks_at_positions or use_causal_mask
+        if index is None and by_position:
             expected = (
-                "the position of the first row of `query`, because `mask` or `score` of "
-                f"{self._where} may look at it"
+                "the position of the first row of `query`, because `mask` or `score` may "
+                f"look at it, in {self._where}"
             )
             raise check.invalid("cache_update_index", expected, index)
-        index = 0 if index is None else self._checked_index(index)
-        slots = self._check_cached_call("query", query, cache, index, training)
+        index = 0 if index is None else self._checked_index(index, batch)
+        check_mask(self, "query_mask", query_mask, query)
         check_segments(self, query_segment_ids=(query_segment_ids, query))
-        mask, bias = self._over_slots(query, slots, attention_mask, attention_bias)
+        slots = cache.keys_values.shape[2]
+        mask, bias = self._over_slots(query, slots, **pairs)
         rows = ops.shape(query)[1] if rows is None else rows
         step = caches.Step(index, rows, slots, ring=False, mask=query_mask)
         query = without_padding(query, query_mask)
@@ -147,7 +144,7 @@ class CachedCrossAttention(CachedLayer):
         at = Constants(
             mask=mask, query_segments=query_segment_ids, key_segments=seen.segments
         )
-        if self._looks_at_positions or use_causal_mask or cache.positions is not None:
+        if by_position or cache.positions is not None:
             positions = seen.positions
             if positions is None:
                 positions = ops.arange(slots, dtype="int32")[None]

@@ -5,6 +5,8 @@ laid out as in `keras.layers.MultiHeadAttention` (and `GroupedQueryAttention`), 
 `layer.set_weights(keras_layer.get_weights())` carries a trained layer over.
 """
 
+from collections.abc import Callable, Sequence
+
 import keras
 from keras import ops
 
@@ -18,6 +20,7 @@ from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._cached import CachedLayer
 from keras_sam.layers._composite import own_score
 from keras_sam.layers._masks import without_padding
+from keras_sam.layers._projection import Projection
 from keras_sam.normalizers.masking import both, unmasked
 from keras_sam.recording import AttentionDetails, is_recording, keeps_whole, record
 
@@ -31,30 +34,30 @@ class ProjectedAttention(CachedLayer):
 
     def __init__(
         self,
-        num_heads,
-        key_dim=None,
-        value_dim=None,
-        num_key_value_heads=None,
-        score="scaled_dot",
-        normalizer="softmax",
-        causal=False,
-        sliding_window=None,
-        dropout=0.0,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        block_size="auto",
-        seed=None,
+        num_heads: int,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        num_key_value_heads: int | None = None,
+        score: str | scores.Score | list = "scaled_dot",
+        normalizer: str | Callable = "softmax",
+        causal: bool = False,
+        sliding_window: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        kernel_initializer: str | Callable = "glorot_uniform",
+        kernel_regularizer: str | Callable | None = None,
+        block_size: int | str | None = "auto",
+        seed: int | None = None,
         *,
-        mask=None,
-        output_shape=None,
-        attention_axes=None,
-        use_gate=False,
-        bias_initializer="zeros",
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
+        mask: str | masks.Mask | None = None,
+        output_shape: int | Sequence[int] | None = None,
+        attention_axes: int | Sequence[int] | None = None,
+        use_gate: bool = False,
+        bias_initializer: str | Callable = "zeros",
+        bias_regularizer: str | Callable | None = None,
+        activity_regularizer: str | Callable | None = None,
+        kernel_constraint: str | Callable | None = None,
+        bias_constraint: str | Callable | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -114,6 +117,7 @@ class ProjectedAttention(CachedLayer):
         key_dim = self.key_dim or width // self.num_heads
         value_dim = self.value_dim or key_dim
         key_heads = self.num_key_value_heads or self.num_heads
+        self._head_sizes = key_heads, key_dim, value_dim
         self.query_dense = self._dense("query", query_shape, self.num_heads, key_dim)
         self.key_dense = self._dense("key", key_shape, key_heads, key_dim)
         self.gate_dense = None
@@ -124,7 +128,7 @@ class ProjectedAttention(CachedLayer):
         axes = "cefg"[: len(output_shape)]
         kernel = self.num_heads, value_dim, *output_shape
         check.weight_shape("`num_heads`, `value_dim` and `output_shape`", kernel)
-        self.output_dense = keras.layers.EinsumDense(
+        self.output_dense = Projection(
             f"bthd,hd{axes}->bt{axes}",
             output_shape=(None, *output_shape),
             bias_axes=axes if self.use_bias else None,
@@ -153,7 +157,7 @@ class ProjectedAttention(CachedLayer):
     def _dense(self, name, shape, num_heads, width):
         check.weight_shape("`num_heads` and `key_dim`", (shape[-1], num_heads, width))
         activations = {"gate": "sigmoid", "value": self.score.value_activation}
-        dense = keras.layers.EinsumDense(
+        dense = Projection(
             "btc,chd->bthd",
             output_shape=(None, num_heads, width),
             bias_axes="hd" if self.use_bias else None,

@@ -1,5 +1,7 @@
 """CBAM: channel attention and spatial attention together."""
 
+from collections.abc import Callable, Sequence
+
 import keras
 from keras import ops
 
@@ -79,18 +81,18 @@ class CBAM(Gate):
 
     def __init__(
         self,
-        reduction=16,
-        kernel_size=7,
-        pooling=("max", "mean"),
-        order=("channel", "spatial"),
-        use_batch_norm=False,
-        data_format=None,
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        normalizer="sigmoid",
-        hidden_units=None,
-        activation="relu",
-        use_bias=True,
+        reduction: int = 16,
+        kernel_size: int | Sequence[int] = 7,
+        pooling: str | Sequence[str] = ("max", "mean"),
+        order: str | Sequence[str] = ("channel", "spatial"),
+        use_batch_norm: bool = False,
+        data_format: str | None = None,
+        kernel_initializer: str | Callable = "glorot_uniform",
+        kernel_regularizer: str | Callable | None = None,
+        normalizer: str | Callable = "sigmoid",
+        hidden_units: int | None = None,
+        activation: str | Callable | None = "relu",
+        use_bias: bool = True,
         **kwargs,
     ):
         super().__init__(data_format=data_format, **kwargs)

@@ -1,7 +1,7 @@
 """Channel attention as in CBAM and in Squeeze-and-Excitation: which channels matter?"""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
@@ -83,15 +83,15 @@ class ChannelAttention(Gate):
 
     def __init__(
         self,
-        reduction=16,
-        pooling=("max", "mean"),
-        normalizer="sigmoid",
-        activation="relu",
-        use_bias=True,
-        data_format=None,
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        hidden_units=None,
+        reduction: int = 16,
+        pooling: str | Sequence[str] = ("max", "mean"),
+        normalizer: str | Callable = "sigmoid",
+        activation: str | Callable | None = "relu",
+        use_bias: bool = True,
+        data_format: str | None = None,
+        kernel_initializer: str | Callable = "glorot_uniform",
+        kernel_regularizer: str | Callable | None = None,
+        hidden_units: int | None = None,
         **kwargs,
     ):
         super().__init__(data_format=data_format, **kwargs)
@@ -210,4 +210,4 @@ class ChannelWeights:
 
 def _dense(inputs, kernel, bias=None):
     outputs = matmul(inputs, kernel)
-    return outputs if bias is None else ops.add(outputs, bias)
+    return outputs if bias is None else outputs + bias

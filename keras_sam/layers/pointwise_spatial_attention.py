@@ -1,5 +1,7 @@
 """Spatial attention as in YOLOv4: a weight for every number of a feature map."""
 
+from collections.abc import Callable, Sequence
+
 import keras
 from keras import ops
 
@@ -70,13 +72,13 @@ class PointwiseSpatialAttention(ConvolutionalGate):
 
     def __init__(
         self,
-        kernel_size=1,
-        dilation_rate=1,
-        use_bias=True,
-        use_batch_norm=False,
-        data_format=None,
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
+        kernel_size: int | Sequence[int] = 1,
+        dilation_rate: int | Sequence[int] = 1,
+        use_bias: bool = True,
+        use_batch_norm: bool = False,
+        data_format: str | None = None,
+        kernel_initializer: str | Callable = "glorot_uniform",
+        kernel_regularizer: str | Callable | None = None,
         **kwargs,
     ):
         super().__init__(

@@ -3,6 +3,8 @@
 import functools
 import inspect
 import warnings
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import keras
 from keras import ops
@@ -15,14 +17,16 @@ from keras_sam.backend.precision import wide
 from keras_sam.layers._composite import CompositeLayer, own_score
 from keras_sam.layers._masks import keras_mask
 from keras_sam.layers._parts import Parts
+from keras_sam.layers._projection import Projection
 from keras_sam.layers._top_k import count_of, gather_kept, keep, top_k_mask
 from keras_sam.normalizers.masking import attention_weights
 from keras_sam.recording import AttentionDetails, record
 
+Init = TypeVar("Init", bound=Callable)
 RELATIONS = ("context", "self", "query")
 
 
-def _num_heads_first(init):
+def _num_heads_first(init: Init) -> Init:
     """Warns of arguments without names: the first one was `units` until 0.2.0."""
 
     @functools.wraps(init)
@@ -41,7 +45,7 @@ def _num_heads_first(init):
         init(self, *args, **kwargs)
 
     checked.__signature__ = inspect.signature(init)  # Keras reads it, and does not unwrap
-    return checked
+    return cast(Init, checked)
 
 
 @keras.saving.register_keras_serializable(package="keras_sam")
@@ -161,18 +165,18 @@ class SelectiveAttention(CompositeLayer):
     @_num_heads_first
     def __init__(
         self,
-        num_heads=1,
-        units=None,
-        relation="context",
-        score=None,
-        normalizer="softmax",
-        top_k=None,
-        pool=True,
-        axis=None,
-        dropout=0.0,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        seed=None,
+        num_heads: int = 1,
+        units: int | None = None,
+        relation: str = "context",
+        score: str | scores.Score | list | None = None,
+        normalizer: str | Callable = "softmax",
+        top_k: int | float | None = None,
+        pool: bool = True,
+        axis: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        kernel_initializer: str | Callable = "glorot_uniform",
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -236,7 +240,7 @@ class SelectiveAttention(CompositeLayer):
         own = parts is not None and parts.are_features
         kernel = shape[1] if own else 1, shape[-1], self.num_heads, units
         check.weight_shape("`num_heads` and `units`", kernel)
-        dense = keras.layers.EinsumDense(
+        dense = Projection(
             "btc,tchu->bthu" if own else "btc,chu->bthu",
             output_shape=(shape[1] if own else None, self.num_heads, units),
             bias_axes=("thu" if own else "hu") if self.use_bias else None,

@@ -1,10 +1,14 @@
 """Self-attention over sequences, images and volumes."""
 
+from collections.abc import Callable, Sequence
+
 import keras
 
 from keras_sam import _validation as check
+from keras_sam import masks, scores
 from keras_sam.attention.arguments import check_together
-from keras_sam.layers._cached import CachedSelfAttention, current
+from keras_sam.layers._cached import current
+from keras_sam.layers._cached_self import CachedSelfAttention
 from keras_sam.layers._masks import check_mask, check_segments, keras_mask
 from keras_sam.layers._multi_head import ProjectedAttention
 
@@ -143,31 +147,31 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
 
     def __init__(
         self,
-        num_heads,
-        key_dim=None,
-        value_dim=None,
-        num_key_value_heads=None,
-        score="scaled_dot",
-        normalizer="softmax",
-        causal=False,
-        sliding_window=None,
-        dropout=0.0,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
-        block_size="auto",
-        seed=None,
+        num_heads: int,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        num_key_value_heads: int | None = None,
+        score: str | scores.Score | list = "scaled_dot",
+        normalizer: str | Callable = "softmax",
+        causal: bool = False,
+        sliding_window: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        kernel_initializer: str | Callable = "glorot_uniform",
+        kernel_regularizer: str | Callable | None = None,
+        block_size: int | str | None = "auto",
+        seed: int | None = None,
         *,
-        mask=None,
-        selective=False,
-        output_shape=None,
-        attention_axes=None,
-        use_gate=False,
-        bias_initializer="zeros",
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
+        mask: str | masks.Mask | None = None,
+        selective: bool = False,
+        output_shape: int | Sequence[int] | None = None,
+        attention_axes: int | Sequence[int] | None = None,
+        use_gate: bool = False,
+        bias_initializer: str | Callable = "zeros",
+        bias_regularizer: str | Callable | None = None,
+        activity_regularizer: str | Callable | None = None,
+        kernel_constraint: str | Callable | None = None,
+        bias_constraint: str | Callable | None = None,
         **kwargs,
     ):
         super().__init__(

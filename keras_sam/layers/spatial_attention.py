@@ -1,5 +1,7 @@
 """Spatial attention as in CBAM: which places of a feature map matter?"""
 
+from collections.abc import Callable, Sequence
+
 import keras
 from keras import ops
 
@@ -86,15 +88,15 @@ class SpatialAttention(ConvolutionalGate):
 
     def __init__(
         self,
-        kernel_size=7,
-        pooling=("max", "mean"),
-        normalizer="sigmoid",
-        dilation_rate=1,
-        use_bias=False,
-        use_batch_norm=False,
-        data_format=None,
-        kernel_initializer="glorot_uniform",
-        kernel_regularizer=None,
+        kernel_size: int | Sequence[int] = 7,
+        pooling: str | Sequence[str] = ("max", "mean"),
+        normalizer: str | Callable = "sigmoid",
+        dilation_rate: int | Sequence[int] = 1,
+        use_bias: bool = False,
+        use_batch_norm: bool = False,
+        data_format: str | None = None,
+        kernel_initializer: str | Callable = "glorot_uniform",
+        kernel_regularizer: str | Callable | None = None,
         **kwargs,
     ):
         super().__init__(

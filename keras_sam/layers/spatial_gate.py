@@ -1,5 +1,7 @@
 """SpatialGate: features weighed by a gate that another branch computed."""
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -55,7 +57,9 @@ class SpatialGate(CompositeLayer):
         (https://arxiv.org/abs/2004.10934), figure 5b.
     """
 
-    def __init__(self, activation=None, broadcast=False, **kwargs):
+    def __init__(
+        self, activation: str | Callable | None = None, broadcast: bool = False, **kwargs
+    ):
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
         self.broadcast = check.boolean("broadcast", broadcast)

@@ -1,5 +1,7 @@
 """Attention without projections."""
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -84,15 +86,15 @@ class UnprojectedAttention(QueryValueAttention):
 
     def __init__(
         self,
-        score="dot",
-        normalizer="softmax",
-        causal=False,
-        sliding_window=None,
-        dropout=0.0,
-        block_size="auto",
-        seed=None,
+        score: str | scores.Score | list = "dot",
+        normalizer: str | Callable = "softmax",
+        causal: bool = False,
+        sliding_window: int | None = None,
+        dropout: float = 0.0,
+        block_size: int | str | None = "auto",
+        seed: int | None = None,
         *,
-        mask=None,
+        mask: str | masks.Mask | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -37,8 +37,11 @@ _strategies_by_name = _strategies.Strategies(
     optional=True,
 )
 get = _strategies_by_name.get
+"""Returns the mask that a name, an instance or a serialized instance stands for."""
 serialize = _strategies_by_name.serialize
+"""Returns a mask as a dictionary, as saved models keep it."""
 deserialize = _strategies_by_name.deserialize
+"""Returns the mask that a dictionary of `serialize` describes."""
 
 __all__ = [
     "And",

@@ -113,13 +113,13 @@ class Mask:
     def from_config(cls, config):
         return cls(**config)
 
-    def __and__(self, other):
+    def __and__(self, other: "Mask") -> "And":
         return And(self, other) if isinstance(other, Mask) else NotImplemented
 
-    def __or__(self, other):
+    def __or__(self, other: "Mask") -> "Or":
         return Or(self, other) if isinstance(other, Mask) else NotImplemented
 
-    def __invert__(self):
+    def __invert__(self) -> "Mask":
         return Not(self)
 
     def __str__(self):

@@ -35,8 +35,11 @@ _strategies_by_name = _strategies.Strategies(
     },
 )
 get = _strategies_by_name.get
+"""Returns the normalizer that a name, an instance or a serialized instance stands for."""
 serialize = _strategies_by_name.serialize
+"""Returns a normalizer as a dictionary, as saved models keep it."""
 deserialize = _strategies_by_name.deserialize
+"""Returns the normalizer that a dictionary of `serialize` describes."""
 
 __all__ = [
     "Entmax",

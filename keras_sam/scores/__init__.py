@@ -43,7 +43,9 @@ _strategies_by_name = _strategies.Strategies(
     },
 )
 serialize = _strategies_by_name.serialize
+"""Returns a score as a dictionary, as saved models keep it."""
 deserialize = _strategies_by_name.deserialize
+"""Returns the score that a dictionary of `serialize` describes."""
 
 
 def get(identifier, **kwargs):

@@ -21,6 +21,7 @@ better form: see `additive_pallas`.
 
 import functools
 import math
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -77,9 +78,9 @@ class Additive(Score):
 
     def __init__(
         self,
-        units=None,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
+        units: int | None = None,
+        use_bias: bool = True,
+        kernel_initializer: str | Callable = "glorot_uniform",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -104,7 +105,7 @@ class Additive(Score):
     def project(self, query, key):
         query = transform(query, self.query_kernel)
         if self.bias is not None:
-            query = ops.add(query, ops.cast(self.bias, query.dtype))
+            query = query + ops.cast(self.bias, query.dtype)
         return query, transform(key, self.key_kernel)
 
     def compare(self, query, key):

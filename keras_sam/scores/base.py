@@ -1,6 +1,8 @@
 """What all scores have in common."""
 
+import inspect
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -65,7 +67,7 @@ class Score(keras.layers.Layer):
         plain = {name: value for name, value in kwargs.items() if name != "dtype"}
         return super().__new__(cls, *args, **plain)
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
 
@@ -134,9 +136,13 @@ class Score(keras.layers.Layer):
 
         A class with other arguments, such as initializers, adds them by overriding this.
         """
-        arguments = {} if self._auto_config is None else self._auto_config.config
         known = super().get_config()
-        return {**known, **{n: x for n, x in arguments.items() if n not in known}}
+        if self._auto_config is None:
+            return known
+        # Older versions of Keras leave out what was not given to the constructor.
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        arguments = {x.name: x.default for x in parameters if _is_plain(x.default)}
+        return {**arguments, **self._auto_config.config, **known}
 
     @property
     def is_dot_product(self):
@@ -236,3 +242,9 @@ def transform(tensor, kernel):
     tensor = ops.reshape(ops.swapaxes(tensor, 0, 1), (heads, -1, width))
     product = ops.reshape(matmul(tensor, kernel), (heads, batch, rows, units))
     return ops.swapaxes(product, 0, 1)
+
+
+def _is_plain(value):
+    """Returns whether Keras takes a value into a configuration by itself."""
+    plain = str | int | float | bool | None
+    return all(isinstance(each, plain) for each in keras.tree.flatten(value))

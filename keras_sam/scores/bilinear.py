@@ -1,5 +1,7 @@
 """Bilinear scores, of full and of low rank."""
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -32,7 +34,7 @@ class Bilinear(Score):
     TensorShape([2, 3, 5])
     """
 
-    def __init__(self, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(self, kernel_initializer: str | Callable = "glorot_uniform", **kwargs):
         super().__init__(**kwargs)
         self.kernel_initializer = check.initializer(
             "kernel_initializer", kernel_initializer
@@ -77,7 +79,12 @@ class LowRankBilinear(Score):
     TensorShape([2, 3, 5])
     """
 
-    def __init__(self, rank=None, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(
+        self,
+        rank: int | None = None,
+        kernel_initializer: str | Callable = "glorot_uniform",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.rank = check.positive_integer("rank", rank, optional=True)
         self.kernel_initializer = check.initializer(

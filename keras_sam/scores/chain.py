@@ -45,7 +45,7 @@ class Chain(Score):
         (https://arxiv.org/abs/1706.03762), eq. 1, is what the steps are put around.
     """
 
-    def __init__(self, steps, **kwargs):
+    def __init__(self, steps: list | tuple, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(steps, list | tuple) or not steps:
             raise check.invalid("score", "a list of scores and steps", steps)

@@ -57,7 +57,7 @@ class ScaledDot(Score):
         (https://arxiv.org/abs/1706.03762), eq. 1.
     """
 
-    def __init__(self, scale=None, learn_scale=False, **kwargs):
+    def __init__(self, scale: float | None = None, learn_scale: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.scale = None if scale is None else check.number("scale", scale)
         self.learn_scale = check.boolean("learn_scale", learn_scale)
@@ -120,7 +120,7 @@ class Cosine(Score):
         eq. 2, without its position bias.
     """
 
-    def __init__(self, temperature=0.1, min_temperature=0.01, **kwargs):
+    def __init__(self, temperature: float = 0.1, min_temperature: float = 0.01, **kwargs):
         super().__init__(**kwargs)
         positive = "a positive number"
         self.min_temperature = check.number("min_temperature", min_temperature, positive)

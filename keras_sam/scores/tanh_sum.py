@@ -1,5 +1,7 @@
 """The additive score without projections of its own."""
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -42,7 +44,11 @@ class TanhSum(Score):
     """
 
     def __init__(
-        self, vector="each", learn_scale=False, initializer="glorot_uniform", **kwargs
+        self,
+        vector: str = "each",
+        learn_scale: bool = False,
+        initializer: str | Callable = "glorot_uniform",
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.vector = check.one_of("vector", vector, VECTORS)

@@ -40,7 +40,7 @@ class ALiBi(Score):
 
     role = "a bias by position"
 
-    def __init__(self, scale=1.0, **kwargs):
+    def __init__(self, scale: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         self.scale = check.number("scale", scale)
 
@@ -48,8 +48,8 @@ class ALiBi(Score):
         self.slopes = self.scale * slopes(query_shape[1])
 
     def modify(self, scores, pairs):
-        slopes = ops.convert_to_tensor(self.slopes.astype("float32"))
-        slopes = ops.cast(ops.take(slopes, pairs.head), scores.dtype)
+        slopes = ops.convert_to_tensor(self.slopes, dtype=scores.dtype)
+        slopes = ops.take(slopes, pairs.head)
         distance = ops.cast(ops.abs(pairs.query - pairs.key), scores.dtype)
         return scores - slopes * distance
 

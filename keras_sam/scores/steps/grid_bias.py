@@ -1,5 +1,7 @@
 """Learned biases by the distance in a picture."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -38,7 +40,7 @@ class GridBias(Score):
 
     role = "a bias by position"
 
-    def __init__(self, grid, **kwargs):
+    def __init__(self, grid: Sequence[int], **kwargs):
         super().__init__(**kwargs)
         self.grid = check_grid("grid", grid)
 

@@ -45,7 +45,9 @@ class QKNorm(Score):
 
     role = "the norm of queries and keys"
 
-    def __init__(self, norm="rms", epsilon=1e-6, shift=0.0, **kwargs):
+    def __init__(
+        self, norm: str = "rms", epsilon: float = 1e-6, shift: float = 0.0, **kwargs
+    ):
         super().__init__(**kwargs)
         self.norm = check.one_of("norm", norm, ("rms", "layer"))
         self.epsilon = check.number("epsilon", epsilon, "a positive number")

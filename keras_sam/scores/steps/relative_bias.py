@@ -132,7 +132,13 @@ class T5Bias(RelativeBias):
         Text-to-Text Transformer" (https://arxiv.org/abs/1910.10683), section 2.1.
     """
 
-    def __init__(self, num_buckets=32, max_distance=128, bidirectional=True, **kwargs):
+    def __init__(
+        self,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+        bidirectional: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.bidirectional = check.boolean("bidirectional", bidirectional)
         expected = "a multiple of 4" if bidirectional else "an even number"

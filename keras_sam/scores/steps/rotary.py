@@ -1,5 +1,7 @@
 """Rotary positions."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import ops
@@ -57,12 +59,12 @@ class Rotary(Score):
 
     def __init__(
         self,
-        max_wavelength=10000.0,
-        scaling=None,
-        fraction=1.0,
-        interleaved=False,
-        start=0,
-        grid=None,
+        max_wavelength: float = 10000.0,
+        scaling: Scaling | dict | None = None,
+        fraction: float = 1.0,
+        interleaved: bool = False,
+        start: int = 0,
+        grid: Sequence[int] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -125,11 +127,13 @@ class Rotary(Score):
             beyond = self.scaling.beyond(plain)
             plain = self.scaling.frequencies(plain, self.max_wavelength, width)
             magnitude = self.scaling.magnitude
-        frequencies = ops.convert_to_tensor(plain.astype("float32"))
+        frequencies = ops.convert_to_tensor(plain, dtype=wide(tensor.dtype))
         if beyond is not None:
             is_long = ops.max(positions) >= self.scaling.length
-            frequencies = ops.where(is_long, beyond.astype("float32"), frequencies)
-        angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies
+            frequencies = ops.where(
+                is_long, ops.convert_to_tensor(beyond, frequencies.dtype), frequencies
+            )
+        angles = ops.cast(positions, frequencies.dtype)[:, None, :, None] * frequencies
         cos, sin = (
             ops.cast(f(angles) * magnitude, tensor.dtype) for f in (ops.cos, ops.sin)
         )

@@ -36,7 +36,7 @@ class SoftCap(Score):
 
     role = "the size of scores"
 
-    def __init__(self, cap=50.0, **kwargs):
+    def __init__(self, cap: float = 50.0, **kwargs):
         super().__init__(**kwargs)
         self.cap = check.number("cap", cap, "a positive number")
         if self.cap <= 0:

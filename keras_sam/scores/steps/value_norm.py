@@ -42,7 +42,7 @@ class ValueNorm(Score):
     role = "the norm of values"
     is_step = True
 
-    def __init__(self, epsilon=1e-6, **kwargs):
+    def __init__(self, epsilon: float = 1e-6, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = check.number("epsilon", epsilon, "a positive number")
         if self.epsilon <= 0:

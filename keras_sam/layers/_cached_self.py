@@ -1,0 +1,137 @@
+"""The calls of `SelfAttention` with a cache, and while a `Decoder` runs."""
+
+from keras import ops
+
+from keras_sam import _validation as check
+from keras_sam.attention import cache as caches
+from keras_sam.attention.cached import attend_cached
+from keras_sam.layers._cached import CachedLayer
+from keras_sam.layers._masks import without_padding
+from keras_sam.recording import AttentionDetails, is_recording, record
+
+
+class CachedSelfAttention(CachedLayer):
+    """What `SelfAttention` does with a cache."""
+
+    def make_cache(self, batch, length, padding=False):
+        """Returns an empty cache for decoding with this layer.
+
+        Args:
+            batch: The number of examples, `B`.
+            length: The number of positions that are to be decoded.
+            padding: Whether calls have a `mask`: the cache then remembers which slots are
+                empty.
+
+        Returns:
+            A tensor `(B, 2, S, key heads, D)` of the layer's compute dtype, for keys and
+            values, as those of KerasHub are. `S` is `length`; where a mask lets a row see
+            a fixed number of positions back, `S` is at most one more than that, because
+            later positions take the slots of earlier ones.
+
+            With `padding=True`, with a mask with `Segments()` and with `selective=True` it
+            is a dictionary of tensors, of which that one is `"keys_values"`. The first
+            axis of all of them is the batch.
+
+        Raises:
+            ValueError: If the layer is not built, if a row sees what comes after it, or
+                if values are not as wide as keys.
+        """
+        return self.make_cache_for(False, batch, length, padding)
+
+    def make_cache_for(self, use_causal_mask, batch, length, padding):
+        """Returns what `make_cache` does, for calls with or without `use_causal_mask`."""
+        asked = self._asked(use_causal_mask)
+        self._check_cacheable(asked)
+        if not hasattr(batch, "dtype"):  # a tensor in a graph
+            batch = check.positive_integer("batch", batch)
+        length = check.positive_integer("length", length, most=check.LARGEST_INT32)
+        padding = check.boolean("padding", padding)
+        back = asked.positions.reach()[0]
+        slots = length if back is None else min(length, back + 1)
+        return caches.empty(self._specs(batch, slots, padding)).given()
+
+    def is_ring(self, slots, use_causal_mask=False):
+        """Returns whether positions take the slots of earlier ones in a cache."""
+        back = self._asked(use_causal_mask).positions.reach()[0]
+        return back is not None and slots == back + 1
+
+    def _check_cacheable(self, asked):
+        self._check_depths()
+        if asked.positions.reach()[1] != 0:
+            raise ValueError(
+                "`mask` must not let a row see what comes after it where there is a cache: "
+                f"{self._where} needs `causal=True`. Received: mask={self.mask!r}, "
+                f"causal={self.causal}, sliding_window={self.sliding_window}"
+            )
+
+    def _attend_cached(
+        self,
+        inputs,
+        cache,
+        index,
+        *,
+        mask,
+        attention_mask,
+        attention_bias,
+        return_attention_scores,
+        training,
+        use_causal_mask,
+        segment_ids,
+        surely_fits=False,
+    ):
+        """Attends to a cache and to the inputs; returns what `call` does, as a tuple.
+
+        Args:
+            surely_fits: Whether an index that is a tensor leads to slots that there are.
+        """
+        asked = self._asked(use_causal_mask, self.selective)
+        self._check_cacheable(asked)
+        self._check_step("inputs", inputs, training)
+        batch, rows, _ = inputs.shape
+        cache = self._taken(cache, batch, mask is not None)
+        index, slots = self._checked_index(index, batch), cache.keys_values.shape[2]
+        ring = self.is_ring(slots, use_causal_mask)
+        caches.check_room(index, rows, slots, ring, self._where)
+        pairs = {"attention_mask": attention_mask, "attention_bias": attention_bias}
+        for name, x in pairs.items():
+            if ring and x is not None:
+                expected = "None where later positions take the slots of earlier ones"
+                raise check.invalid(name, f"{expected}, in {self._where}", x)
+        allowed, bias = self._over_slots(inputs, slots, **pairs)
+        rows = ops.shape(inputs)[1] if rows is None else rows
+        step = caches.Step(index, rows, slots, ring, mask)
+        inputs = without_padding(inputs, mask)
+        gate = None if self.gate_dense is None else self.gate_dense(inputs)
+        recording = is_recording()
+        output, weights, allowed, cache = attend_cached(
+            asked,
+            ops.swapaxes(self.query_dense(inputs), 1, 2),
+            self.key_dense(inputs),
+            self.value_dense(inputs),
+            cache,
+            step,
+            mask=allowed,
+            bias=bias,
+            segments=segment_ids,
+            whole=return_attention_scores or recording,
+        )
+        if recording:
+            record(self, weights, AttentionDetails(self.kind), allowed)
+        output = self._finish(output, gate)
+        if not (surely_fits or step.surely_fits):
+            nothing = ops.full_like(output, float("nan"))
+            output = ops.where(step.fits()[:, :, None], output, nothing)
+        if return_attention_scores:
+            return output, weights, cache.given()
+        return output, cache.given()
+
+    def _decode(self, decoding, inputs, mask, segment_ids, options):
+        """Returns what `call` does while a `Decoder` runs, or None without a cache."""
+        held = decoding.cache_of(self, inputs, mask, options["use_causal_mask"])
+        if held is None:
+            return None
+        cache, index, mask = held
+        given = {"mask": mask, "segment_ids": segment_ids, **options}
+        *found, cache = self._attend_cached(inputs, cache, index, surely_fits=True, **given)
+        decoding.keep(cache)
+        return tuple(found) if len(found) > 1 else found[0]
