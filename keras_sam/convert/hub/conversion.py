@@ -6,6 +6,7 @@ from keras_sam import _validation as check
 from keras_sam.convert.hub import places
 from keras_sam.convert.hub.adapter import pairs
 from keras_sam.convert.hub.models import convert_whole
+from keras_sam.convert.hub.recipe import NoCounterpart
 from keras_sam.convert.rebuild import Replacement
 from keras_sam.layers import CrossAttention
 
@@ -68,11 +69,11 @@ def _convert_layer(layer, build=True):
         reason = "it is not built, so that the sizes of its heads are not known"
     try:
         if reason is not None:
-            raise ValueError(reason)
+            raise NoCounterpart(reason)
         kind = places.kind_of(layer)
         recipe = kind.recipe(layer)
         new = recipe.make(layer, kind.two)
-    except ValueError as error:
+    except (NoCounterpart, ValueError) as error:
         raise ValueError(
             f"`target` must be a layer that can be converted. {type(layer).__name__} "
             f"{layer.path or layer.name!r} cannot: {error}. Received: {layer.name!r}"

@@ -1,7 +1,7 @@
 """What attention layers of KerasHub have in common, under names that differ."""
 
 from keras_sam import scores
-from keras_sam.convert.hub.recipe import read_input, read_output
+from keras_sam.convert.hub.recipe import NoCounterpart, read_input, read_output
 from keras_sam.masks import Causal, Window
 
 HEADS = ("num_query_heads", "_num_query_heads", "num_attention_heads", "num_heads")
@@ -48,7 +48,7 @@ def dropout(layer):
 def rotary(embedding, **others):
     """The step that does what a layer of rotary positions does."""
     if getattr(embedding, "denominator_dim", None) is not None:
-        raise ValueError("its rotary positions have a `denominator_dim`")
+        raise NoCounterpart("its rotary positions have a `denominator_dim`")
     factor = getattr(embedding, "scaling_factor", 1.0) or 1.0
     scaling = scores.Linear(float(factor)) if factor != 1 else None
     kind = getattr(embedding, "rope_type", "linear")
@@ -70,7 +70,7 @@ def rotary(embedding, **others):
             embedding.truncate,
         )
     elif kind != "linear":
-        raise ValueError(f"rotary positions of the type {kind!r} have no counterpart")
+        raise NoCounterpart(f"rotary positions of the type {kind!r} have no counterpart")
     return scores.Rotary(float(embedding.max_wavelength), scaling, **others)
 
 

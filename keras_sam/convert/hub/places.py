@@ -7,6 +7,7 @@ import keras
 from keras.src.backend import get_keras_mask
 
 from keras_sam.convert.hub.adapter import HubAttention, Padding
+from keras_sam.convert.hub.recipe import NoCounterpart
 from keras_sam.convert.hub.table import ATTEND_TO_THEMSELVES, KINDS, PATTERNS, REFUSED
 
 MASKS = (
@@ -143,7 +144,7 @@ def _prepared(place, root):
         recipe = kind.inside(place, root) if kind.inside else kind.recipe(place.layer)
         pattern = _pattern(place, recipe, root)
         return recipe, recipe.make(place.layer, _is_cross(place), pattern)
-    except ValueError as error:
+    except (NoCounterpart, ValueError) as error:
         raise _refusal(place, str(error)) from error
 
 

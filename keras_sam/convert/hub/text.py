@@ -18,7 +18,12 @@ from keras_sam.convert.hub.parts import (
     window,
 )
 from keras_sam.convert.hub.positions import GivenRotary, OwnRotary
-from keras_sam.convert.hub.recipe import Recipe, read_input, read_output
+from keras_sam.convert.hub.recipe import (
+    NoCounterpart,
+    Recipe,
+    read_input,
+    read_output,
+)
 from keras_sam.masks import Causal, Window
 
 
@@ -97,7 +102,7 @@ def t5gemma2_merged(layer):
 def gemma3n(layer):
     """Also of Gemma 4, whose values may be the keys before their norm."""
     if layer.is_kv_shared_layer:
-        raise ValueError("it attends to the keys and values of another layer")
+        raise NoCounterpart("it attends to the keys and values of another layer")
     chain = [qk_norm(layer), (value_norm(layer.v_norm), ())]
     chain += [(rotary(layer.rotary_embedding), ()), ("dot", ())]
     recipe = projections(layer)
@@ -107,7 +112,7 @@ def gemma3n(layer):
 
 def gemma4(layer):
     if layer.is_kv_shared_layer:
-        raise ValueError("it attends to the keys and values of another layer")
+        raise NoCounterpart("it attends to the keys and values of another layer")
     share = layer.rotary_dim / layer.head_dim
     scaling = scores.Proportional(share, float(layer.rope_layer.scaling_factor))
     turn = GivenRotary(float(layer.rope_layer.max_wavelength), scaling)
@@ -118,7 +123,7 @@ def gemma4(layer):
     heads, key_heads = layer.num_query_heads, layer.effective_num_kv_heads
     value = layer.key_dense if layer.attention_k_eq_v else layer.value_dense
     if layer.attention_k_eq_v:
-        raise ValueError("its keys and values share one kernel (`attention_k_eq_v`)")
+        raise NoCounterpart("its keys and values share one kernel (`attention_k_eq_v`)")
     recipe = Recipe(
         read_input(layer.query_dense, heads),
         read_input(layer.key_dense, key_heads),
@@ -152,12 +157,12 @@ def t5_inside(place, root):
         alike = type(other) is type(layer) and other.is_decoder == layer.is_decoder
         if alike and other.use_relative_attention_bias:
             return dataclasses.replace(recipe, score=t5(other).score)
-    raise ValueError("no layer of its stack has the biases by distance")
+    raise NoCounterpart("no layer of its stack has the biases by distance")
 
 
 def moonshine(layer):
     if layer.apply_rotary_embedding:
-        raise ValueError("it is handed rotary positions: convert the model it is in")
+        raise NoCounterpart("it is handed rotary positions: convert the model it is in")
     return Recipe(**projections(layer), options=dropout(layer))
 
 
@@ -224,7 +229,7 @@ def bloom(layer):
     """A bias by the position of the key, which in causal attention is one by distance."""
     scale = 1.0
     if layer._alibi_layer.alibi_bias_max != 8:
-        raise ValueError("`alibi_bias_max` must be 8")
+        raise NoCounterpart("`alibi_bias_max` must be 8")
     chain = (("scaled_dot", ()), (scores.ALiBi(scale), ()))
     recipe = projections(layer)
     return Recipe(**recipe, score=chain, causal=True, options=dropout(layer))
@@ -250,7 +255,7 @@ def roformer(layer):
 def multi_head(layer):
     """Of KerasHub's versions of Keras's `MultiHeadAttention` with caches."""
     if layer._attention_axes not in (None, (1,)):
-        raise ValueError("its positions have several axes (`attention_axes`)")
+        raise NoCounterpart("its positions have several axes (`attention_axes`)")
     names = ("kernel_regularizer", "bias_regularizer", "activity_regularizer")
     names = (*names, "kernel_constraint", "bias_constraint")
     options = {name: getattr(layer, f"_{name}", None) for name in names}
