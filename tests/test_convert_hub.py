@@ -347,11 +347,13 @@ def test_attention_of_kerashub_in_models_of_keras(reload):
 
 
 def test_an_unbuilt_layer_is_converted_when_it_is_built():
-    layer = convert(hub.layers.TransformerEncoder(intermediate_dim=8, num_heads=2))
+    layer = convert(hub.layers.TransformerDecoder(intermediate_dim=8, num_heads=2))
     assert not layer.built
     x = random(B, T, C)
     output = layer(x)
-    assert len(attention_of(layer)[0]) == 1
+    ((adapter,), _) = attention_of(layer)
+    assert isinstance(adapter.attention, SelfAttention)
+    assert adapter.attention.is_causal
     assert tuple(output.shape) == x.shape
 
 
@@ -520,7 +522,9 @@ def test_refusals():
         plain = hub.layers.PositionEmbedding(T)
         plain.build((None, T, C))
         convert(plain)
-    new = convert(hub.layers.TransformerDecoder(intermediate_dim=8, num_heads=2))
+    block = hub.layers.TransformerDecoder(intermediate_dim=8, num_heads=2)
+    block.build((None, T, C))
+    new = convert(block)
     with refused("`use_causal_mask` must be True"):
         new(random(B, T, C), use_causal_mask=False)
 

@@ -39,9 +39,15 @@ class Place:
         return self.layer.path or f"{self.owner.path or self.owner.name}/{self.layer.name}"
 
 
+def class_of(layer):
+    """The class of a layer, or what it was before the layer was converted."""
+    found = type(layer)
+    return found.__base__ if getattr(found, "is_converted", False) else found
+
+
 def is_of(layer, *packages):
-    """Whether the class of a layer is one of these packages, and not of one on top."""
-    return type(layer).__module__.split(".")[0] in packages
+    """Whether the class of a layer is of one of these packages, and no class on top."""
+    return class_of(layer).__module__.split(".")[0] in packages
 
 
 def kind_of(layer):
@@ -174,14 +180,14 @@ def _refusal(place, reason):
 def _is_cross(place):
     """Whether a layer attends to another tensor, or may do so."""
     two = kind_of(place.layer).two or "cross" in place.name
-    names = type(place.owner).__name__, place.name
+    names = class_of(place.owner).__name__, place.name
     return two and not (names in ATTEND_TO_THEMSELVES and is_of(place.owner, "keras_hub"))
 
 
 def _pattern(place, recipe, root):
     """The mask of the decoder that a layer is in and of the layer itself, or None."""
     owner = place.owner
-    rule = PATTERNS.get(type(owner).__name__) if is_of(owner, "keras_hub") else None
+    rule = PATTERNS.get(class_of(owner).__name__) if is_of(owner, "keras_hub") else None
     method = next((name for name in MASKS if hasattr(owner, name)), None)
     if rule is None or method is None or "cross" in place.name:
         return None
