@@ -43,6 +43,7 @@ assert model.get_layer("attention").num_heads == 2
 }
 # What the extra `test` does not bring.
 NEEDS = {
+    "docs/converting.md": "keras_hub",
     "docs/guides/from_pytorch.md": "torch",
     "docs/guides/images.md": "sklearn",
     "docs/runtimes.md": "tf2onnx",
