@@ -99,7 +99,6 @@ MAY_IMPORT_TENSORBOARD = {
 # Files of more than 300 lines, with the reason.
 LONG = {
     "keras_sam/layers/selective_attention.py": "half of it is its docstring and lists",
-    "keras_sam/attention/cached.py": "steps of few rows and of many, which see the same",
     "keras_sam/attention/flash.py": "two passes, and the tiles that they loop over",
     "keras_sam/attention/pallas_kernels.py": "three programs that share their tiles",
     "keras_sam/callbacks/attention_tensorboard.py": "a third of it is its docstring",

@@ -9,8 +9,9 @@ from keras import ops
 
 from keras_sam.attention.budget import leaving, within_budget
 from keras_sam.attention.cache import Cache
-from keras_sam.attention.cached import Seen, attend_few, encoded, first_position, in_order
+from keras_sam.attention.cached import encoded, first_position, in_order
 from keras_sam.attention.request import Constants
+from keras_sam.attention.slots import Seen, attend_few
 
 
 def attend_pruned(asked, query, key, value, cache, step, *, segments=None, whole=False):
@@ -37,6 +38,7 @@ def attend_pruned(asked, query, key, value, cache, step, *, segments=None, whole
     rows = ops.broadcast_to(
         step.query_positions, (ops.shape(cache.kept)[0], ops.shape(query)[2])
     )
+    segments = None if segments is None else ops.cast(segments, "int32")
     new = Cache(new, None, segments, None, None, rows)
     attend = _attend_one if query.shape[2] == 1 else _attend_several
     output, weights, allowed, every, cache = attend(asked, query, new, cache, step)

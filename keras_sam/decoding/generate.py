@@ -24,21 +24,21 @@ class Generation:
         self,
         prompt,
         max_length,
-        sampler="greedy",
-        stop_token_ids=None,
-        seed=None,
-        pad_token_id=0,
-        context=None,
-        jit_compile="auto",
-        memory_budget=None,
+        sampler,
+        stop_token_ids,
+        seed,
+        pad_token_id,
+        context,
+        jit_compile,
+        memory_budget,
     ):
+        """Returns what `Decoder.generate` does; see there."""
         decoder = self._decoder
         if not decoder.inputs.are_numbers:
             raise ValueError(
                 "`model` must take integer tokens to generate some. Received: an input of "
                 f"dtype {decoder.inputs.spec.dtype}"
             )
-        sampler = samplers.get(sampler)
         if stop_token_ids is not None:
             stop_token_ids = tuple(int(n) for n in np.atleast_1d(stop_token_ids))
         seed = np.random.randint(2**31 - 1) if seed is None else check.integer("seed", seed)

@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam.attention import cache as caches
-from keras_sam.attention.cached import CachedAttention
 from keras_sam.attention.positions import Positions
+from keras_sam.attention.slots import CachedAttention
 from keras_sam.layers._axes import Axes, Pairs
 from keras_sam.layers._composite import CompositeLayer
 

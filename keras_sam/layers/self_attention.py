@@ -107,6 +107,14 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
         use_causal_mask: True is `causal=True` in this call.
         segment_ids: Integers of the shape of `mask`, for a mask with `Segments()`: a
             position then sees its own segment, such as one of several packed documents.
+        cache: What `make_cache(batch, length)` or the last call returned, to decode step
+            by step: a position then also sees those before it that are in the cache. All
+            masks must be causal. `attention_mask` and `attention_bias` are over `T` and
+            all slots of the cache, and are refused where slots are used again.
+        cache_update_index: With a cache, the position of the first of these inputs: an
+            integer, or an integer tensor of shape `()` or `(B,)`. Where a tensor leads
+            beyond the cache, the output is not a number. After padding that `mask` marks,
+            an example goes on at its own number of positions so far.
 
     Masking:
         Padding neither gives nor receives weight. A row with nothing to attend to has
@@ -118,7 +126,10 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
     Output shape:
         The shape of `inputs`, with `output_shape` for its channels if that is given; with
         `return_attention_scores=True` also the weights, `(B, H, T, T)`. With
-        `attention_axes` the sizes of the other axes are behind `B`.
+        `attention_axes` the sizes of the other axes are behind `B`. With `cache` the last
+        result is the new cache, and the weights are over its slots, `(B, H, T, S)`; if
+        they are used again, over old slots and new inputs in the order of positions, which
+        ends with the last input.
 
     Raises:
         ValueError: For an argument out of range, when the layer is made; for inputs or
