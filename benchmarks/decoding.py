@@ -96,7 +96,7 @@ def runs_of(size, batch, written):
         pieces = tf.zeros((batch, count), "int32")
         return lambda: read(pieces).numpy()
 
-    # The middles of equal parts, whose mean is that of all lengths.
+    # The middles of equal parts: their mean is that of all lengths.
     middles = [PROMPT + (2 * i + 1) * written // (2 * PARTS) for i in range(PARTS)]
     return {
         "cache": lambda: decode.generate(prompt, length, sampler="greedy"),

@@ -38,6 +38,7 @@ def attend_pruned(asked, query, key, value, cache, step, *, segments=None, whole
     rows = ops.broadcast_to(
         step.query_positions, (ops.shape(cache.kept)[0], ops.shape(query)[2])
     )
+    segments = None if segments is None else ops.cast(segments, "int32")
     new = Cache(new, None, segments, None, None, rows)
     attend = _attend_one if query.shape[2] == 1 else _attend_several
     output, weights, allowed, every, cache = attend(asked, query, new, cache, step)

@@ -11,7 +11,7 @@ from keras_sam.decoding import samplers, saved_model
 from keras_sam.decoding.generate import Generation
 from keras_sam.decoding.inputs import ModelInputs
 from keras_sam.decoding.run import Run, flat_names
-from keras_sam.decoding.survey import Survey, shift_positions
+from keras_sam.decoding.survey import Survey, budgets_of, shift_positions
 from keras_sam.layers._cached import running
 
 # What rounding may change, relative to the largest number.
@@ -297,26 +297,6 @@ class Decoder:
                 "its call; `check=False` takes the model as it is. Received: outputs in "
                 f"steps that differ by {error:.2g} of the largest from those of the whole"
             )
-
-
-def budgets_of(remembered, given):
-    """Returns the memory budget of each layer by its key, None for no limit.
-
-    Args:
-        remembered: The layers that have a cache.
-        given: The argument `memory_budget`.
-    """
-    layers = {found.key: found.layer for found in remembered}
-    if isinstance(given, dict):
-        unknown = sorted(set(given) - set(layers))
-        if unknown:
-            expected = f"a dictionary with some of {', '.join(map(repr, layers))}"
-            raise check.invalid("memory_budget", expected, given)
-        return {key: given.get(key) for key in layers}
-    if given is not None and not any(layer.selective for layer in layers.values()):
-        expected = "None for a model without a layer that has `selective=True`"
-        raise check.invalid("memory_budget", expected, given)
-    return {key: given if layer.selective else None for key, layer in layers.items()}
 
 
 def _most(layer):
