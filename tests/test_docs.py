@@ -49,7 +49,10 @@ NEEDS = {
     "docs/runtimes.md": "tf2onnx",
 }
 # Pages of tables and texts only, and the reasons why blocks of others are left out.
-WITHOUT_CODE = r"docs/(api/.*|guides/index|architecture|performance|robustness|benchmarks_.*|.*_records)"
+WITHOUT_CODE = (
+    r"docs/(api/.*|guides/index|architecture|performance|robustness"
+    r"|benchmarks_.*|.*_records)"
+)
 LEFT_OUT = {
     "docs/darknet.md": ["the weights are not in the repository"],
     "docs/migrating_from_addons.md": ["needs TensorFlow Addons"] * 3,
