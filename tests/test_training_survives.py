@@ -149,6 +149,7 @@ def test_layers_that_are_renamed_between_two_fits(tmp_path):
     assert [run.steps for run in runs] == [[-1, 0, 1, 2, 3]]
 
 
+@pytest.mark.skipif(not os.environ.get("TEST_SOAK"), reason="only where asked for")
 def test_a_long_training_grows_in_nothing():
     """Shorter than the soak itself, so that memory is still being taken."""
     soak = pathlib.Path(__file__).parent.parent / "benchmarks" / "soak.py"
