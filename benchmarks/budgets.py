@@ -17,6 +17,7 @@ Reference: Leviathan et al., 2024, "Selective Attention Improves Transformer"
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -75,10 +76,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="one seed, few steps")
     parser.add_argument("--seeds", type=int, help="how many times to train each network")
+    parser.add_argument("--epochs", type=int, help="parts of the training, 6 if not given")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
     options = parser.parse_args()
     seeds = options.seeds or (1 if options.quick else 3)
     settings = write_code.QUICK if options.quick else write_code.Settings()
+    if options.epochs:
+        settings = dataclasses.replace(settings, epochs=options.epochs)
     data = write_code.Data(settings)
     found = {name: [] for name in NETWORKS}
     for seed in range(seeds):
