@@ -50,7 +50,8 @@ NEEDS = {
 }
 # Pages of tables and texts only, and the reasons why blocks of others are left out.
 WITHOUT_CODE = (
-    r"docs/(api/.*|guides/index|architecture|performance|benchmarks_.*|.*_records)"
+    r"docs/(api/.*|guides/index|architecture|performance|robustness|benchmarks_.*|"
+    r".*_records)"
 )
 LEFT_OUT = {
     "docs/darknet.md": ["the weights are not in the repository"],

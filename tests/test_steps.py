@@ -191,7 +191,7 @@ def test_steps_are_their_formula(name):
 def encoded(step, tensor, positions):
     """What a step makes of a tensor `(T, D)`, as queries and as keys."""
     step.build((1, 1, None, tensor.shape[-1]), (1, 1, None, tensor.shape[-1]))
-    tensor, at = ops.convert_to_tensor(tensor[None, None]), ops.array([positions])
+    tensor, at = ops.convert_to_tensor(tensor[None, None]), ops.array(positions[None])
     query, key = step.encode(tensor, tensor, at, at)
     np.testing.assert_array_equal(numpy(query), numpy(key))
     return numpy(query)[0, 0]

@@ -7,13 +7,12 @@ import numpy as np
 from keras import ops
 
 from keras_sam import _validation as check
-from keras_sam.attention.cache import Step
-from keras_sam.decoding import saved_model
+from keras_sam.decoding import samplers, saved_model
 from keras_sam.decoding.generate import Generation
 from keras_sam.decoding.inputs import ModelInputs
-from keras_sam.decoding.survey import Keys, Survey, shift_positions
+from keras_sam.decoding.run import Run, flat_names
+from keras_sam.decoding.survey import Survey, budgets_of, shift_positions
 from keras_sam.layers._cached import running
-from keras_sam.normalizers.masking import both
 
 # What rounding may change, relative to the largest number.
 TOLERANCES = {"float16": 0.05, "bfloat16": 0.2}
@@ -119,13 +118,22 @@ class Decoder:
         if check:
             self.check()
 
-    def make_cache(self, batch: int, length: int, padding: bool = False):
+    def make_cache(
+        self,
+        batch: int,
+        length: int,
+        padding: bool = False,
+        memory_budget: int | dict[str, int] | None = None,
+    ):
         """Returns an empty cache.
 
         Args:
             batch: The number of examples.
             length: The number of positions that are to be decoded, prompts included.
             padding: Whether calls have a `mask`, or negative indices.
+            memory_budget: How many positions each layer with `selective=True` remembers at
+                most; a dictionary has the numbers of some of them by their paths. See
+                `SelfAttention.make_cache`.
 
         Returns:
             A dictionary of tensors, whose first axis is the batch. Layers that see a fixed
@@ -137,13 +145,14 @@ class Decoder:
                 raise check.invalid(
                     "length", f"at most {most}, the positions of {layer.path!r}", length
                 )
-        made = {}
+        made, padding = {}, check.boolean("padding", padding)
+        budgets = budgets_of(self._survey.remembered, memory_budget)
         for found in self._survey.remembered:
-            remembers = check.boolean("padding", padding) or found.padding
+            remembers = padding or found.padding
             cache = found.layer.make_cache_for(
-                found.use_causal_mask, batch, length, remembers
+                found.use_causal_mask, batch, length, remembers, budgets[found.key]
             )
-            made.update(_flat(found.key, cache))
+            made.update(flat_names(found.key, cache))
         return made
 
     def __call__(self, inputs, cache, index, mask=None):
@@ -161,7 +170,7 @@ class Decoder:
             mask: See the call arguments.
             surely_fits: Whether there is a slot for each token.
         """
-        run = _Run(self._survey.remembered, cache, tokens, index, mask)
+        run = Run(self._survey.remembered, cache, tokens, index, mask)
         with running(run):
             outputs = self.inputs.call(self.inputs.with_tokens(flat, tokens))
         run.finish()
@@ -169,9 +178,53 @@ class Decoder:
             outputs = keras.tree.map_structure(run.poisoned, outputs)
         return outputs, run.caches
 
-    def generate(self, prompt, max_length: int, sampler="greedy", **options):
-        """Returns `prompt` with tokens after it, as `keras_sam.decoding.generate` says."""
-        return self._generation(prompt, max_length, sampler, **options)
+    def generate(
+        self,
+        prompt,
+        max_length: int,
+        sampler="greedy",
+        stop_token_ids=None,
+        seed: int | None = None,
+        pad_token_id: int = 0,
+        context=None,
+        jit_compile: bool | str = "auto",
+        memory_budget: int | dict[str, int] | None = None,
+    ):
+        """Returns prompts with tokens after them.
+
+        Prompts of unequal length share their first positions; from there on all examples
+        go on token by token, those that are still given as they are given.
+
+        Args:
+            prompt: Integers `(B, T)` or `(T,)`, or a list of lists of unequal lengths.
+            max_length: The length of the results, prompts included.
+            sampler: `"greedy"`, `"random"`, `"top_k"`, `"top_p"` or `"beam"`, or an
+                instance from `keras_sam.samplers` or `keras_hub.samplers`.
+            stop_token_ids: The tokens that end a text, an integer or a list, or None.
+            seed: An integer with which the same tokens are drawn again, or None. KerasHub's
+                samplers have a seed of their own.
+            pad_token_id: What fills up texts that have ended.
+            context: The model's other inputs, where it has some: a dictionary by their
+                names, a list in their order, or the only one.
+            jit_compile: Whether XLA compiles the loop. `"auto"` does on JAX and on
+                accelerators. XLA compiles for each batch size, `max_length` and sampler,
+                which takes seconds; TensorFlow's graph without it is made as often.
+            memory_budget: See `make_cache`.
+
+        Returns:
+            A NumPy array of integers `(B, max_length)`, or `(max_length,)` for one prompt.
+        """
+        return self._generation(
+            prompt,
+            max_length,
+            samplers.get(sampler),
+            stop_token_ids,
+            seed,
+            pad_token_id,
+            context,
+            jit_compile,
+            memory_budget,
+        )
 
     def export_saved_model(self, filepath, length, rows=1, verbose=True):
         """Writes a SavedModel that decodes, and needs TensorFlow only.
@@ -244,102 +297,6 @@ class Decoder:
                 "its call; `check=False` takes the model as it is. Received: outputs in "
                 f"steps that differ by {error:.2g} of the largest from those of the whole"
             )
-
-
-class _Run:
-    """One call of the model: hands out caches, and takes them back.
-
-    Args:
-        remembered: The layers that have one.
-        cache: The dictionary of all caches.
-        tokens: The tokens of this call.
-        index: The position of the first of them.
-        mask: Boolean `(B, T)`, or None.
-    """
-
-    def __init__(self, remembered, cache, tokens, index, mask):
-        self._layers = {found.key: found for found in remembered}
-        self._given, self.caches = cache, {}
-        self._keys, self._key = Keys(), None
-        self.index, self.mask = index, None if mask is None else ops.cast(mask, "bool")
-        self._tokens = tokens
-        if not isinstance(cache, dict):
-            expected = "a dictionary from `make_cache` of the decoder"
-            raise check.invalid("cache", expected, type(cache).__name__)
-        if not check.is_integer(index):
-            self.index = ops.convert_to_tensor(index)
-        self._room = None
-
-    def cache_of(self, layer, inputs, mask, use_causal_mask):
-        key = self._keys.next(layer)
-        if key not in self._layers:
-            return None
-        names = {key: None} | {
-            name: name.removeprefix(f"{key}/")
-            for name in self._given
-            if name.startswith(f"{key}/")
-        }
-        if key not in self._given:
-            raise ValueError(
-                "`cache` must be what `make_cache` of the same decoder returns. "
-                f"Received: a dictionary without {key!r}"
-            )
-        found = {short or "keys_values": self._given[name] for name, short in names.items()}
-        cache = found if len(found) > 1 else found["keys_values"]
-        slots = self._given[key].shape[2]
-        if not layer.is_ring(slots, use_causal_mask):
-            self._room = slots if self._room is None else min(self._room, slots)
-        self._key = key
-        return cache, self.index, both(mask, self.mask)
-
-    def keep(self, cache):
-        self.caches.update(_flat(self._key, cache))
-
-    def positions_of(self, layer, query, value):
-        if query.shape[1] != self._tokens.shape[1]:
-            return None
-        return self._step().query_positions
-
-    def shifted(self, layer, names, args, kwargs):
-        """Returns the keyword arguments of a layer that counts positions."""
-        index = self.index
-        if isinstance(index, int) or len(index.shape) == 0:
-            return {**kwargs, "start_index": index}
-        if "positions" not in names:
-            raise ValueError(
-                "`index` must be one number for all examples, because the call of "
-                f"{layer.path!r} does not take `positions`. "
-                f"Received: index.shape={tuple(index.shape)}"
-            )
-        return {**kwargs, "positions": ops.maximum(self._step().query_positions, 0)}
-
-    def finish(self):
-        missing = [key for key in self._layers if key not in self.caches]
-        if missing:
-            raise ValueError(
-                "`model` must call the same layers whatever the number of tokens is. "
-                f"Received: a call without {', '.join(missing)}"
-            )
-
-    def poisoned(self, output):
-        """Returns an output, not a number where there was no slot for a token."""
-        if self._room is None or isinstance(self.index, int):
-            return output
-        fits = self._step(self._room).fits()
-        fits = ops.reshape(fits, (*ops.shape(fits), *(1,) * (len(output.shape) - 2)))
-        return ops.where(fits, output, ops.full_like(output, float("nan")))
-
-    def _step(self, slots=1):
-        rows = self._tokens.shape[1]
-        rows = ops.shape(self._tokens)[1] if rows is None else rows
-        return Step(self.index, rows, slots, False, self.mask)
-
-
-def _flat(key, cache):
-    """Returns the tensors of a layer's cache by names that no other layer has."""
-    if not isinstance(cache, dict):
-        return {key: cache}
-    return {key if n == "keys_values" else f"{key}/{n}": x for n, x in cache.items()}
 
 
 def _most(layer):

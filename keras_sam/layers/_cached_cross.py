@@ -5,8 +5,8 @@ from keras.src.backend.common.variables import AutocastScope
 
 from keras_sam import _validation as check
 from keras_sam.attention import cache as caches
-from keras_sam.attention.cached import Seen, attend_seen
 from keras_sam.attention.request import Constants
+from keras_sam.attention.slots import Seen, attend_seen
 from keras_sam.layers._cached import CachedLayer
 from keras_sam.layers._masks import check_mask, check_segments, keras_mask, without_padding
 from keras_sam.normalizers.masking import both

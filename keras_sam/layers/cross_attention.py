@@ -53,6 +53,11 @@ class CrossAttention(ProjectedAttention, CachedCrossAttention, QueryValueAttenti
         use_causal_mask: True is `causal=True` in this call.
         query_segment_ids, value_segment_ids: Integers `(B, T)` and `(B, S)`, for a mask
             with `Segments()`: a row sees the keys of its own segment.
+        cache: What `make_cache(value)` returned, to decode step by step without projecting
+            `value` in each; `value` and `key` are not looked at.
+        cache_update_index: With a cache, the position of the first row of `query`, an
+            integer or an integer tensor of shape `()` or `(B,)`. Only needed where the
+            mask or the score may look at it.
 
     Masking:
         As in `SelfAttention`. The mask of `query` is passed on.
@@ -60,7 +65,8 @@ class CrossAttention(ProjectedAttention, CachedCrossAttention, QueryValueAttenti
     Output shape:
         The shape of `query`, with `output_shape` for its channels if that is given; with
         `return_attention_scores=True` also the weights, `(B, H, T, S)`. With
-        `attention_axes` the sizes of the other axes are behind `B`.
+        `attention_axes` the sizes of the other axes are behind `B`. With `cache` the last
+        result is the cache.
 
     Raises:
         ValueError: For an argument out of range, when the layer is made; for inputs or
