@@ -216,6 +216,17 @@ LEFT_OUT = ("DeBERTa V3", "XLNet", "OPT", "RoBERTa")
 WHOLE = [name for name in BACKBONES if name not in LEFT_OUT]
 # Models that are recorded before they are converted as well: layers keep their paths.
 NAMED = ("Llama", "Gemma 3", "BERT", "Whisper", "ALBERT")
+# Those whose layers have weights or steps that no other has.
+SAVED = (
+    "Llama",
+    "T5",
+    "T5Gemma 2",
+    "Gemma 3n",
+    "Gemma 4",
+    "Phi-3, long",
+    "Qwen",
+    "GPT-OSS",
+)
 # KerasHub's T5 warns by itself of a mask that it does not pass on.
 quiet = pytest.mark.filterwarnings("ignore:.*does not support masking:UserWarning")
 
@@ -245,6 +256,8 @@ def test_backbones(name, reload):
         with record_attention() as before:
             model(inputs, training=False)
         assert list(before) == list(recorded)
+    if name not in SAVED:
+        return
     loaded = reload(new)
     assert len(attention_of(loaded)[0]) == len(ours)
     for key, output in read(loaded, inputs).items():
