@@ -95,6 +95,27 @@ TABLE = (
         },
     ),
     Example(
+        "write_code",
+        {
+            r"(\d+) pieces of \d.\d\d characters in 36 files": (100_000, 1_000_000),
+            r"seed 0, attention: (\d\.\d+) bits a character": (1, 4.5),
+            r"counting, all files +(\d\.\d+)": (1, 3),
+            r"(\d+) pieces a second (?:with|recomputing)": (1, 100_000),
+            f"Equal pieces of both: {PERCENT}": (90, 100),
+            f"Equal pieces of the loaded model in a new process: {PERCENT}": (100, 100),
+        },
+        (*LOGS, "model.keras", "attention.html"),
+    ),
+    Example(
+        "draw_digits",
+        {
+            r"seed 0, with\w*(?: attention)? *: (\d\.\d+) bits a pixel": (1, 4.1),
+            f"the right digit +{PERCENT}": (0, 100),
+            f"copies of training pictures +{PERCENT}": (0, 100),
+        },
+        (*LOGS, "digits.png"),
+    ),
+    Example(
         "locate_digit",
         {
             f"(?:no|CBAM's|YOLOv4's) gate +{PERCENT}": (5, 60),  # digits, by chance 10%

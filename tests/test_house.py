@@ -102,7 +102,8 @@ LONG = {
     "keras_sam/attention/flash.py": "two passes, and the tiles that they loop over",
     "keras_sam/attention/pallas_kernels.py": "three programs that share their tiles",
     "keras_sam/callbacks/attention_tensorboard.py": "a third of it is its docstring",
-    "keras_sam/layers/self_attention.py": "half of it is its docstring and lists",
+    "keras_sam/decoding/decoder.py": "a third of it is docstrings",
+    "keras_sam/layers/self_attention.py": "half of it is its docstring",
     "keras_sam/layers/_multi_head.py": "a third of it lists arguments, stored and saved",
     "keras_sam/scores/additive.py": "a score with its kernel, as long as both together",
 }

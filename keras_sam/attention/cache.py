@@ -6,6 +6,8 @@
     ring     position p is in slot p mod S              S = reach + 1, for masks that see
                                                         `reach` positions back
 
+    budget   any position in any     S = memory_budget, where attention is selective
+
     ring of 4, after position 5      slot        0  1  2  3
                                      position    4  5  2  3
 
@@ -21,7 +23,7 @@ from keras import ops
 from keras_sam import _validation as check
 
 EMPTY = -1  # the position of a slot with nothing in it
-NAMES = "keys_values", "positions", "segments", "selected", "first"
+NAMES = "keys_values", "positions", "segments", "selected", "first", "kept"
 LATEST = 2**30  # later than all positions
 
 
@@ -36,6 +38,8 @@ class Cache(NamedTuple):
         selected: `(B, S)`, what all rows so far take off each key; see `selective`. None
             where attention is not selective.
         first: Integers `(B,)`, the first position that is not padding, or None.
+        kept: Integers `(B, S)`, the position of what is in each slot, or `EMPTY`, where
+            positions have no slots of their own but compete for them; see `budget`.
     """
 
     keys_values: Any
@@ -43,6 +47,7 @@ class Cache(NamedTuple):
     segments: Any = None
     selected: Any = None
     first: Any = None
+    kept: Any = None
 
     @classmethod
     def of(cls, given):
@@ -55,7 +60,7 @@ class Cache(NamedTuple):
         return self.keys_values if len(found) == 1 else found
 
 
-def specs(batch, slots, heads, depth, dtype, padding, segments, selective):
+def specs(batch, slots, heads, depth, dtype, padding, segments, selective, budget=False):
     """Returns the shape and the dtype of each tensor of a new cache, as a `Cache`.
 
     Args:
@@ -67,20 +72,22 @@ def specs(batch, slots, heads, depth, dtype, padding, segments, selective):
         padding: Whether it remembers which slots are empty.
         segments: Whether it remembers segments.
         selective: Whether it remembers what is selected.
+        budget: Whether positions compete for the slots.
     """
     of_slots = (batch, slots)
     return Cache(
         ((batch, 2, slots, heads, depth), dtype),
-        (of_slots, "int32") if padding else None,
+        (of_slots, "int32") if padding and not budget else None,
         (of_slots, "int32") if segments else None,
         (of_slots, "float32") if selective else None,
-        ((batch,), "int32") if selective and padding else None,
+        ((batch,), "int32") if selective and (padding or budget) else None,
+        (of_slots, "int32") if budget else None,
     )
 
 
 def empty(wanted):
     """Returns a `Cache` of tensors from `specs`."""
-    fill = {"positions": EMPTY, "first": LATEST}
+    fill = {"positions": EMPTY, "first": LATEST, "kept": EMPTY}
     made = {
         name: ops.full(found[0], fill.get(name, 0), dtype=found[1])
         for name, found in wanted._asdict().items()

@@ -46,20 +46,17 @@ def attend_cached(
         keys are in the order of positions: those of a full cache are its slots, and those
         of a ring end with the last row.
     """
-    if asked.score.encodes:
-        at = step.query_positions
-        query, key = asked.score.encode(query, ops.swapaxes(key, 1, 2), at, at)
-        key = ops.swapaxes(key, 1, 2)
+    query, new = encoded(asked, query, key, value, cache, step)
     new = Cache(
-        ops.cast(ops.stack([key, value], axis=1), cache.keys_values.dtype),
+        new,
         None if cache.positions is None else step.query_positions,
         None if segments is None else ops.cast(segments, "int32"),
         None if cache.selected is None else ops.zeros_like(step.query_positions, "float32"),
     )
-    cache = cache._replace(first=_first(cache, step))
+    cache = cache._replace(first=first_position(cache, step))
     plain = mask is None and bias is None and not whole and not asked.selective
     if step.is_first and plain:
-        output = _attend_first(asked, query, key, value, step, segments)
+        output = _attend_first(asked, query, new, step)
         return output, None, None, _written(cache, new, step)
     if step.overwrites_nothing_read:
         cache = _written(cache, new, step)
@@ -87,11 +84,29 @@ def attend_cached(
         return output, None, None, cache
     if step.ring:
         order = ops.argsort(seen.positions, axis=1)
-        weights, allowed = (_in_order(x, order) for x in (weights, allowed))
+        weights, allowed = (in_order(x, order) for x in (weights, allowed))
     return output, weights, allowed, cache
 
 
-def _first(cache, step):
+def encoded(asked, query, key, value, cache, step):
+    """Returns encoded queries, and keys and values as a cache has them.
+
+    Args:
+        asked: See `attend_cached`.
+        query: See `attend_cached`.
+        key: See `attend_cached`.
+        value: See `attend_cached`.
+        cache: See `attend_cached`.
+        step: See `attend_cached`.
+    """
+    if asked.score.encodes:
+        at = step.query_positions
+        query, key = asked.score.encode(query, ops.swapaxes(key, 1, 2), at, at)
+        key = ops.swapaxes(key, 1, 2)
+    return query, ops.cast(ops.stack([key, value], axis=1), cache.keys_values.dtype)
+
+
+def first_position(cache, step):
     """Returns the first position of each example that is not padding, or None."""
     if cache.first is None:
         return None
@@ -132,7 +147,7 @@ def _side_by_side(cache, new, step):
     return Seen(*map(join, slots, rows))
 
 
-def _in_order(tensor, order):
+def in_order(tensor, order):
     """Returns a tensor over pairs whose keys are in an order `(1 or B, S)`."""
     batch, heads, rows, _ = ops.shape(tensor)
     shape = (batch, heads, rows, ops.shape(order)[1])
@@ -140,18 +155,18 @@ def _in_order(tensor, order):
     return ops.take_along_axis(tensor, order, axis=3)
 
 
-def _attend_first(asked, query, key, value, step, segments):
+def _attend_first(asked, query, new, step):
     """Returns the output of the first rows of all, which see one another only."""
     return attend(
         query,
-        ops.swapaxes(key, 1, 2),
-        ops.swapaxes(value, 1, 2),
+        ops.swapaxes(new.keys_values[:, 0], 1, 2),
+        ops.swapaxes(new.keys_values[:, 1], 1, 2),
         score=asked.score,
         normalizer=asked.normalizer,
         query_mask=step.mask,
         key_mask=step.mask,
         pattern=asked.positions.whole,
-        query_segment_ids=segments,
+        query_segment_ids=new.segments,
         encoded=True,
         block_size=asked.block_size,
     )

@@ -16,13 +16,16 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_sam.attention import LEAVE_KEYS, arguments, attend
+from keras_sam import scores
+from keras_sam.attention import arguments, attend
 from keras_sam.attention.penalty import accumulate, add_bias, first_head, select_allowed
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Sizes
 from keras_sam.backend.precision import product
 from keras_sam.normalizers.masking import attention_weights, both, unmasked, wide_scores
 
+# Scores that leave the keys as they are, however many heads share them.
+LEAVE_KEYS = (scores.Dot, scores.ScaledDot)
 # So many rows of all key heads are one product with the cache as it lies.
 FEW_ROWS = 64
 
@@ -81,7 +84,7 @@ def attend_seen(asked, query, seen, at, bias=None, first=None, whole=False):
         `Cache.selected` of all keys after these rows, or None.
     """
     if asked.selective or _is_few(asked, query, seen.key):
-        return _attend_few(asked, query, seen, at, bias, first)
+        return attend_few(asked, query, seen, at, bias, first)
     return _attend_many(asked, query, seen, at, bias, whole)
 
 
@@ -111,8 +114,20 @@ def _attend_many(asked, query, seen, at, bias, whole):
     return *output, calls[0].allowed(), None
 
 
-def _attend_few(asked, query, seen, at, bias, first):
-    """Returns what `attend_seen` does, with whole rows of weights."""
+def attend_few(asked, query, seen, at, bias, first, limit=None):
+    """Returns what `attend_seen` does, with whole rows of weights.
+
+    Args:
+        asked: See `attend_seen`.
+        query: See `attend_seen`.
+        seen: See `attend_seen`.
+        at: See `attend_seen`.
+        bias: See `attend_seen`.
+        first: See `attend_seen`.
+        limit: None, or a function of what each row takes off each key, `(B, T, S)`, that
+            returns which keys each row still sees and what was taken off them, both
+            `(B, 1, T, S)`, and what to return instead of `Cache.selected`.
+    """
     batch, heads, rows, depth = ops.shape(query)
     sizes = Sizes(batch, heads, rows, ops.shape(seen.key)[1], depth)
     pairs = at.pairs(sizes)
@@ -127,9 +142,13 @@ def _attend_few(asked, query, seen, at, bias, first):
         first = 0 if first is None else first[:, None, None, None]
         selectable = ops.logical_and(pairs.key > first, pairs.key < pairs.query)
         selected = select_allowed(logits, allowed, selectable)
-        before = seen.taken[:, None, None, :] + accumulate(selected)
+        if limit is None:
+            before = seen.taken[:, None, None, :] + accumulate(selected)
+            taken = seen.taken + ops.sum(selected, axis=(1, 2))
+        else:
+            still, before, taken = limit(selected[:, 0])
+            allowed = both(allowed, still)
         bias = add_bias(bias, -before)
-        taken = seen.taken + ops.sum(selected, axis=(1, 2))
     weights = attention_weights(
         found, asked.normalizer, allowed, bias, sinks=arguments.sinks_of(asked.score)
     )

@@ -11,7 +11,7 @@ from keras_sam.decoding import samplers, saved_model
 from keras_sam.decoding.generate import Generation
 from keras_sam.decoding.inputs import ModelInputs
 from keras_sam.decoding.run import Run, flat_names
-from keras_sam.decoding.survey import Survey, shift_positions
+from keras_sam.decoding.survey import Survey, budgets_of, shift_positions
 from keras_sam.layers._cached import running
 
 # What rounding may change, relative to the largest number.
@@ -118,13 +118,22 @@ class Decoder:
         if check:
             self.check()
 
-    def make_cache(self, batch: int, length: int, padding: bool = False):
+    def make_cache(
+        self,
+        batch: int,
+        length: int,
+        padding: bool = False,
+        memory_budget: int | dict[str, int] | None = None,
+    ):
         """Returns an empty cache.
 
         Args:
             batch: The number of examples.
             length: The number of positions that are to be decoded, prompts included.
             padding: Whether calls have a `mask`, or negative indices.
+            memory_budget: How many positions each layer with `selective=True` remembers at
+                most; a dictionary has the numbers of some of them by their paths. See
+                `SelfAttention.make_cache`.
 
         Returns:
             A dictionary of tensors, whose first axis is the batch. Layers that see a fixed
@@ -136,11 +145,12 @@ class Decoder:
                 raise check.invalid(
                     "length", f"at most {most}, the positions of {layer.path!r}", length
                 )
-        made = {}
+        made, padding = {}, check.boolean("padding", padding)
+        budgets = budgets_of(self._survey.remembered, memory_budget)
         for found in self._survey.remembered:
-            remembers = check.boolean("padding", padding) or found.padding
+            remembers = padding or found.padding
             cache = found.layer.make_cache_for(
-                found.use_causal_mask, batch, length, remembers
+                found.use_causal_mask, batch, length, remembers, budgets[found.key]
             )
             made.update(flat_names(found.key, cache))
         return made
@@ -178,6 +188,7 @@ class Decoder:
         pad_token_id: int = 0,
         context=None,
         jit_compile: bool | str = "auto",
+        memory_budget: int | dict[str, int] | None = None,
     ):
         """Returns prompts with tokens after them.
 
@@ -198,6 +209,7 @@ class Decoder:
             jit_compile: Whether XLA compiles the loop. `"auto"` does on JAX and on
                 accelerators. XLA compiles for each batch size, `max_length` and sampler,
                 which takes seconds; TensorFlow's graph without it is made as often.
+            memory_budget: See `make_cache`.
 
         Returns:
             A NumPy array of integers `(B, max_length)`, or `(max_length,)` for one prompt.
@@ -211,6 +223,7 @@ class Decoder:
             pad_token_id,
             context,
             jit_compile,
+            memory_budget,
         )
 
     def export_saved_model(self, filepath, length, rows=1, verbose=True):

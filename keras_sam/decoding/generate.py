@@ -30,6 +30,7 @@ class Generation:
         pad_token_id,
         context,
         jit_compile,
+        memory_budget,
     ):
         """Returns what `Decoder.generate` does; see there."""
         decoder = self._decoder
@@ -50,21 +51,19 @@ class Generation:
         given = np.arange(max_length)[None] < np.array(lengths)[:, None]
         least = min(lengths)
         if least < max_length:
-            tokens = self._run(
-                tokens, given, least, context, sampler, stop_token_ids, seed, jit_compile
-            )
+            cache = decoder.make_cache(*tokens.shape, memory_budget=memory_budget)
+            asked = sampler, stop_token_ids, seed, jit_compile
+            tokens = self._run(tokens, given, least, cache, context, *asked)
         tokens = _ended(np.array(tokens), given, stop_token_ids, pad_token_id)
         return tokens[0] if single else tokens
 
-    def _run(self, tokens, given, index, context, sampler, stops, seed, jit_compile):
+    def _run(self, tokens, given, index, cache, context, sampler, stops, seed, jit_compile):
         decoder = self._decoder
         if jit_compile == "auto":
             jit_compile = keras.backend.backend() == "jax" or not on_cpu()
         jit_compile = check.boolean("jit_compile", jit_compile)
-        batch, length = tokens.shape
         tokens = ops.convert_to_tensor(tokens)
         flat = decoder.inputs.beside(tokens, context)
-        cache = decoder.make_cache(batch, length)
         if index > 1:
             run = self._program("prompt", self._remember, (), False)
             cache = run(tokens[:, : index - 1], flat, cache)

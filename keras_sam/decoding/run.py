@@ -48,7 +48,7 @@ class Run:
         found = {short or "keys_values": self._given[name] for name, short in names.items()}
         cache = found if len(found) > 1 else found["keys_values"]
         slots = self._given[key].shape[2]
-        if not layer.is_ring(slots, use_causal_mask):
+        if "kept" not in found and not layer.is_ring(slots, use_causal_mask):
             self._room = slots if self._room is None else min(self._room, slots)
         self._key = key
         return cache, self.index, self.mask

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras.src import backend
 
+from keras_sam import _validation as check
 from keras_sam.decoding.refusals import refuse
 from keras_sam.layers._cached import current, running
 
@@ -217,3 +218,23 @@ def _shifting(layer, call):
 
     shifting.shifts = True
     return shifting
+
+
+def budgets_of(remembered, given):
+    """Returns the memory budget of each layer by its key, None for no limit.
+
+    Args:
+        remembered: The layers that have a cache.
+        given: The argument `memory_budget`.
+    """
+    layers = {found.key: found.layer for found in remembered}
+    if isinstance(given, dict):
+        unknown = sorted(set(given) - set(layers))
+        if unknown:
+            expected = f"a dictionary with some of {', '.join(map(repr, layers))}"
+            raise check.invalid("memory_budget", expected, given)
+        return {key: given.get(key) for key in layers}
+    if given is not None and not any(layer.selective for layer in layers.values()):
+        expected = "None for a model without a layer that has `selective=True`"
+        raise check.invalid("memory_budget", expected, given)
+    return {key: given if layer.selective else None for key, layer in layers.items()}

@@ -80,12 +80,12 @@ class CachedLayer(CompositeLayer):
                 f"value_dim={value_depth}"
             )
 
-    def _specs(self, batch, slots, padding):
+    def _specs(self, batch, slots, padding, budget=False):
         """Returns the shapes and dtypes of a cache; None is any size."""
         heads, depth, _ = self._head_sizes
         segments = self.mask is not None and self.mask.needs_segments
         selective = getattr(self, "selective", False)
-        kinds = padding, segments, selective
+        kinds = padding, segments, selective, budget
         return caches.specs(batch, slots, heads, depth, self.compute_dtype, *kinds)
 
     def _cached_specs(self, inputs, cache, return_attention_scores):
@@ -117,8 +117,9 @@ class CachedLayer(CompositeLayer):
             raise ValueError(f"`cache` must be {where}. Received: cache={found}")
         cache = caches.Cache.of({n: ops.convert_to_tensor(x) for n, x in cache.items()})
         padding = padding or cache.positions is not None
-        wanted = self._specs(batch, None, padding)
-        if padding and cache.positions is None:
+        budget = cache.kept is not None
+        wanted = self._specs(batch, None, padding, budget)
+        if padding and not budget and cache.positions is None:
             where = f"{where} with `padding=True`, because there is a mask"
         for name, tensor, spec in zip(caches.NAMES, cache, wanted, strict=True):
             found = "None" if tensor is None else _described(tensor)

@@ -5,6 +5,7 @@ from keras import ops
 from keras_sam import _validation as check
 from keras_sam.attention import cache as caches
 from keras_sam.attention.cached import attend_cached
+from keras_sam.attention.pruned import attend_pruned
 from keras_sam.layers._cached import CachedLayer
 from keras_sam.layers._masks import without_padding
 from keras_sam.normalizers.masking import both
@@ -14,7 +15,7 @@ from keras_sam.recording import AttentionDetails, is_recording, record
 class CachedSelfAttention(CachedLayer):
     """What `SelfAttention` does with a cache."""
 
-    def make_cache(self, batch, length, padding=False):
+    def make_cache(self, batch, length, padding=False, memory_budget=None):
         """Returns an empty cache for decoding with this layer.
 
         Args:
@@ -22,6 +23,9 @@ class CachedSelfAttention(CachedLayer):
             length: The number of positions that are to be decoded.
             padding: Whether calls have a `mask`: the cache then remembers which slots are
                 empty.
+            memory_budget: With `selective=True`, how many positions it remembers at most,
+                at least 2. Each position then takes the slot of the one of which most was
+                taken off (the largest `F`; of equal ones the oldest). The first one stays.
 
         Returns:
             A tensor `(B, 2, S, key heads, D)` of the layer's compute dtype, for keys and
@@ -37,9 +41,9 @@ class CachedSelfAttention(CachedLayer):
             ValueError: If the layer is not built, if a row sees what comes after it, or
                 if values are not as wide as keys.
         """
-        return self.make_cache_for(False, batch, length, padding)
+        return self.make_cache_for(False, batch, length, padding, memory_budget)
 
-    def make_cache_for(self, use_causal_mask, batch, length, padding):
+    def make_cache_for(self, use_causal_mask, batch, length, padding, memory_budget=None):
         """Returns what `make_cache` does, for calls with or without `use_causal_mask`."""
         asked = self._asked(use_causal_mask)
         self._check_cacheable(asked)
@@ -49,7 +53,19 @@ class CachedSelfAttention(CachedLayer):
         padding = check.boolean("padding", padding)
         back = asked.positions.reach()[0]
         slots = length if back is None else min(length, back + 1)
-        return caches.empty(self._specs(batch, slots, padding)).given()
+        budget = memory_budget is not None
+        if budget:
+            slots = min(slots, self._checked_budget(memory_budget))
+        return caches.empty(self._specs(batch, slots, padding, budget)).given()
+
+    def _checked_budget(self, memory_budget):
+        if not self.selective:
+            expected = f"None where `selective` is False, in {self._where}"
+            raise check.invalid("memory_budget", expected, memory_budget)
+        if not check.is_integer(memory_budget) or memory_budget < 2:
+            expected = f"an integer of at least 2, or None, in {self._where}"
+            raise check.invalid("memory_budget", expected, memory_budget)
+        return int(memory_budget)
 
     def is_ring(self, slots, use_causal_mask=False):
         """Returns whether positions take the slots of earlier ones in a cache."""
@@ -91,7 +107,9 @@ class CachedSelfAttention(CachedLayer):
         batch, rows, _ = inputs.shape
         cache = self._taken(cache, batch, mask is not None)
         index, slots = self._checked_index(index, batch), cache.keys_values.shape[2]
-        ring = self.is_ring(slots, use_causal_mask)
+        # Within a budget there is room for any number of positions, too.
+        budget = cache.kept is not None
+        ring = budget or self.is_ring(slots, use_causal_mask)
         caches.check_room(index, rows, slots, ring, self._where)
         pairs = {"attention_mask": attention_mask, "attention_bias": attention_bias}
         for name, x in pairs.items():
@@ -104,17 +122,18 @@ class CachedSelfAttention(CachedLayer):
         inputs = without_padding(inputs, mask)
         gate = None if self.gate_dense is None else self.gate_dense(inputs)
         recording = is_recording()
-        output, weights, allowed, cache = attend_cached(
+        given = {"segments": segment_ids, "whole": return_attention_scores or recording}
+        if not budget:
+            given |= {"mask": allowed, "bias": bias}
+        attend = attend_pruned if budget else attend_cached
+        output, weights, allowed, cache = attend(
             asked,
             ops.swapaxes(self.query_dense(inputs), 1, 2),
             self.key_dense(inputs),
             self.value_dense(inputs),
             cache,
             step,
-            mask=allowed,
-            bias=bias,
-            segments=segment_ids,
-            whole=return_attention_scores or recording,
+            **given,
         )
         if recording:
             record(self, weights, AttentionDetails(self.kind), allowed)

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_sam import _initializers, masks, normalizers, scores
 from keras_sam import _validation as check
-from keras_sam.attention import attend
+from keras_sam.attention import attend, budget
 from keras_sam.attention.arguments import check_together
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.recorded import to_record
@@ -199,6 +199,7 @@ class ProjectedAttention(CachedLayer):
         key_segment_ids=None,
         query_positions=None,
         selective=False,
+        memory_loss=0.0,
     ):
         """Projects `(B, ..., C)` tensors, attends, and projects the result back."""
         axes, key_axes = self._axes(query.shape), self._axes(key.shape)
@@ -253,9 +254,11 @@ class ProjectedAttention(CachedLayer):
             seed=self.seed_generator if dropout else None,
             block_size=self.block_size,
             return_attention_scores=whole,
-            on_call=calls.append if recording else None,
+            on_call=calls.append if recording or memory_loss else None,
         )
         output, weights = output if whole else (output, None)
+        if memory_loss:
+            self.add_loss(memory_loss * budget.memory_loss(calls[0]))
         if recording:
             self._record(weights, calls[0], inputs, axes, key_axes)
         output = ops.swapaxes(output, 1, 2)  # (B, T, H, Dv)

@@ -77,6 +77,12 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
         selective: Whether there is selective masking, as above. `causal` must be True
             then. `sliding_window` changes nothing of `F`: who could select a key in the
             window of a row has it in its own.
+        memory_loss: The weight of a loss in training that teaches to select more, so that
+            decoding needs fewer keys (`memory_budget` of `make_cache`). Softly counted,
+            row `i` needs `M_i = sum over its keys of 1 - min(F_ij, 1)` of them; the loss
+            is the mean over examples of the largest `M_i`, divided by the number of rows.
+            Leviathan et al. give each of `L` layers 0.1 / L. It makes one matrix of all
+            pairs. 0 is no such loss.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     As in `MultiHeadAttention`, and by keyword only: `output_shape`, the sizes that the
@@ -149,9 +155,9 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
         (https://arxiv.org/abs/1706.03762), section 3.2. Ainslie et al., 2023, "GQA:
         Training Generalized Multi-Query Transformer Models"
         (https://arxiv.org/abs/2305.13245). Leviathan et al., 2024, "Selective Attention
-        Improves Transformer" (https://arxiv.org/abs/2410.02703), section 3. Qiu et al.,
-        2025, "Gated Attention for Large Language Models"
-        (https://arxiv.org/abs/2505.06708), for `use_gate`.
+        Improves Transformer" (https://arxiv.org/abs/2410.02703), section 3 and, for
+        `memory_loss`, the one on an explicit loss. Qiu et al., 2025, "Gated Attention
+        for Large Language Models" (https://arxiv.org/abs/2505.06708), for `use_gate`.
     """
 
     kind = "self"
@@ -175,6 +181,7 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
         *,
         mask: str | masks.Mask | None = None,
         selective: bool = False,
+        memory_loss: float = 0.0,
         output_shape: int | Sequence[int] | None = None,
         attention_axes: int | Sequence[int] | None = None,
         use_gate: bool = False,
@@ -218,6 +225,12 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
                 "`causal` must be True where `selective` is, because positions select "
                 "for those after them. Received: causal=False, selective=True"
             )
+        self.memory_loss = check.number("memory_loss", memory_loss, "a number from 0 on")
+        if self.memory_loss < 0:
+            raise check.invalid("memory_loss", "a number from 0 on", memory_loss)
+        if self.memory_loss and not selective:
+            expected = "0 where `selective` is False"
+            raise check.invalid("memory_loss", expected, memory_loss)
 
     def __call__(self, *args, **kwargs):
         shapes = [tuple(x.shape) for x in args if hasattr(x, "shape")]
@@ -284,6 +297,7 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
             key_mask=mask,
             query_segment_ids=segment_ids,
             selective=self.selective,
+            memory_loss=self.memory_loss if training else 0.0,
             **options,
         )
 
@@ -311,7 +325,11 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
         return (*input_shape[:-1], *self._channels(input_shape))
 
     def get_config(self):
-        return {**super().get_config(), "selective": self.selective}
+        return {
+            **super().get_config(),
+            "selective": self.selective,
+            "memory_loss": self.memory_loss,
+        }
 
     def _check_call(
         self,
