@@ -65,7 +65,7 @@ class Decoder:
     Raises:
         ValueError: For a model that cannot be decoded, when the decoder is made; for a
             cache that is too short or another's. Where an index that is a tensor leads
-            beyond the cache, the results are not a number.
+            beyond the cache, the results are not a number, or PyTorch raises `IndexError`.
 
     Prompts of unequal length: `generate` takes them as lists. By hand, give those that are
     filled up at the end `mask=`, and go on with the number of tokens of each example as

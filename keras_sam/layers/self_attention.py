@@ -113,8 +113,9 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
             all slots of the cache, and are refused where slots are used again.
         cache_update_index: With a cache, the position of the first of these inputs: an
             integer, or an integer tensor of shape `()` or `(B,)`. Where a tensor leads
-            beyond the cache, the output is not a number. After padding that `mask` marks,
-            an example goes on at its own number of positions so far.
+            beyond the cache, the output is not a number, or PyTorch raises `IndexError`.
+            After padding that `mask` marks, an example goes on at its own number of
+            positions so far.
 
     Masking:
         Padding neither gives nor receives weight. A row with nothing to attend to has
