@@ -1,7 +1,7 @@
 """How many keys does decoding need? Loss against a budget, with and without selection.
 
-The model of `examples/write_code.py`, with rotary positions alone, is trained in three ways,
-from each seed:
+The model of `examples/write_code.py`, with rotary positions alone, is trained in three
+ways, from each seed:
 
     plain            causal attention. Within a budget of K keys a row sees the first key
                      and the K - 1 latest, which is the best known way without training
