@@ -46,7 +46,7 @@ class Settings:
         return self.epochs * self.steps * BATCH * LENGTH
 
 
-QUICK = Settings(files=12, pieces=200, epochs=1, steps=10, tests=4, written=32)
+QUICK = Settings(files=12, pieces=200, epochs=2, steps=5, tests=4, written=32)
 
 
 # The data: the library's files, without its tests and tables.
