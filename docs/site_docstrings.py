@@ -11,7 +11,8 @@ import textwrap
 import griffe
 
 LISTS = ("Call arguments",)
-TEXTS = ("Masking", "Output shape", "Reference", "References", "Example", "Examples")
+TEXTS = ("Masking", "Output shape", "Returns", "Yields", "Reference", "References")
+TEXTS += ("Example", "Examples")
 # A name of arguments at the start of an entry: `query_mask, value_mask: Booleans ...`
 ENTRY = re.compile(r"^(?P<names>[*\w]+(?:, (?:[*\w]+|\.\.\.))*): ", re.MULTILINE)
 SECTION = re.compile(
@@ -28,7 +29,7 @@ def to_markdown(text):
     """Returns a docstring as mkdocstrings can read it."""
     text = DOCTEST.sub(_code, text.rstrip() + "\n")
     text = SECTION.sub(_section, text)
-    text = INLINE.sub(r"**\g<title>.** ", text)
+    text = INLINE.sub(r"**\g<title>:** ", text)
     return LITERAL.sub(lambda found: found["text"] + ":" * bool(found["text"]), text)
 
 
@@ -39,7 +40,7 @@ def _code(found):
 
 def _section(found):
     title, body = found["title"], textwrap.dedent(found["body"]).strip("\n")
-    heading = f"**{title}{found['more'] or ''}**"
+    heading = f"**{title}{found['more'] or ''}:**"
     if found["literal"]:
         return f"{heading}\n\n```python\n{body}\n```\n\n"
     if title in LISTS:

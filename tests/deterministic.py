@@ -25,19 +25,19 @@ def checksum(model):
     return digest.hexdigest()
 
 
-def made(**options):
+def made():
     keras.utils.set_random_seed(5)
-    return everything(**options)
+    return everything(unknown=True)
 
 
 def trained(eagerly):
-    model, arrays = made(unknown=True)
+    model, arrays = made()
+    initial = checksum(model)
     model.compile("adam", "mse", run_eagerly=eagerly, jit_compile=False)
-    inputs = arrays(4)
+    inputs = arrays(2)
     targets = {name: 0.3 * numpy(y) for name, y in model(inputs).items()}
-    model.fit(inputs, targets, batch_size=2, verbose=0)
-    predicted = model.predict(inputs, verbose=0)
-    return [checksum(model), *(y.tobytes() for y in predicted.values())]
+    model.fit(inputs, targets, batch_size=1, verbose=0)
+    return initial, checksum(model)
 
 
 def main():
@@ -48,8 +48,8 @@ def main():
     tf.config.run_functions_eagerly(eagerly)
     first, again = (trained(eagerly) for _ in range(2))
     assert first == again
-    print("initial", checksum(made()[0]))
-    print("trained", first[0])
+    print("initial", first[0])
+    print("trained", first[1])
 
 
 if __name__ == "__main__":

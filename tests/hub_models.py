@@ -55,7 +55,7 @@ def picture(size=6):
 
 
 def long_sound():
-    # Three convolutions leave 5 steps of 1,600.
+    # Three convolutions leave 2 steps of 1,600.
     return {
         "encoder_input_values": random(B, 1600, 1),
         "encoder_padding_mask": np.arange(1600) < [[1600], [1100]],
@@ -69,6 +69,7 @@ def words_and_segments():
 
 
 SELF = [("self", T, T)]
+MERGED = [("self", S, S)] * 2 + [("cross", T, T + S)] * 2
 ENCODER_AND_DECODER = [("self", S, S)] * 2 + [("self", T, T), ("cross", T, S)] * 2
 
 EXPERTS = {"moe_intermediate_dim": 6, "num_experts": 3, "top_k": 2}
@@ -164,6 +165,19 @@ BACKBONES = {
         },
         picture,
         [("self", 5, 5)] * 2,
+    ),
+    "Gemma 3, both ways": (
+        models.Gemma3Backbone,
+        {
+            **GROUPED,
+            "head_dim": 6,
+            "image_size": 16,
+            "use_sliding_window_attention": True,
+            "sliding_window_size": 4,
+            "use_bidirectional_attention": True,
+        },
+        text(),
+        SELF * 2,
     ),
     "Gemma": (models.GemmaBackbone, {**GROUPED, "head_dim": 6}, text(), SELF * 2),
     "Gemma 3n": (
@@ -311,10 +325,10 @@ BACKBONES = {
             "decoder_num_heads": 2,
         },
         long_sound,
-        [],
+        [("self", 2, 2), ("self", T, T), ("cross", T, 2)],
     ),
     "T5Gemma": (models.T5GemmaBackbone, T5GEMMA, two_texts, ENCODER_AND_DECODER),
-    "T5Gemma 2": (models.T5Gemma2Backbone, T5GEMMA, two_texts, []),
+    "T5Gemma 2": (models.T5Gemma2Backbone, T5GEMMA, two_texts, MERGED),
     "Swin": (
         models.SwinTransformerBackbone,
         {
@@ -327,7 +341,7 @@ BACKBONES = {
             "drop_path": 0.0,
         },
         lambda: picture(16),
-        [],
+        [("self", 4, 4)] * 3,
     ),
     "MiT": (
         models.MiTBackbone,
@@ -343,20 +357,6 @@ BACKBONES = {
             "hidden_dims": [4, 8],
         },
         lambda: picture(16),
-        [],
-    ),
-    "DINOv2": (
-        models.DINOV2Backbone,
-        {
-            "patch_size": 3,
-            "num_layers": 2,
-            "hidden_dim": C,
-            "num_heads": H,
-            "intermediate_dim": 6,
-            "image_shape": (6, 6, 3),
-            "position_embedding_shape": (6, 6, 3),
-        },
-        picture,
-        [],
+        [("cross", 16, 4), ("cross", 4, 4)],
     ),
 }

@@ -5,6 +5,9 @@ and the policy gets its device as an argument.
 """
 
 import dataclasses
+import pathlib
+import runpy
+import sys
 
 import keras
 import numpy as np
@@ -21,6 +24,7 @@ from keras_sam.attention.plan import Device
 from keras_sam.attention.policy import DEFAULT, Policy
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Request, Sizes, Traits
+from keras_sam.backend import libraries
 from keras_sam.gates import convolution
 from keras_sam.scores.base import DotProduct
 
@@ -225,6 +229,7 @@ TORCH = Device("torch", True, True, 1, library="sdpa")
 TORCH_GPU = dataclasses.replace(TORCH, cpu=False)
 TF_GPU = Device("tensorflow", False, False, 1)
 SIZES = (4, 8, 4096, 4096)
+UNKNOWN = np.int32(4)  # sizes that are no `int` are unknown yet, as in `jax.export`
 HALF = {"dtype": "bfloat16"}
 CAUSAL, WINDOW = Positions(causal=True), Positions(sliding_window=256)
 BOTH = Positions(True, 256)
@@ -275,6 +280,9 @@ CHOICES = [
     (TORCH_GPU, SIZES, {}, HALF, "library"),
     (TORCH_GPU, SIZES, {}, {"dtype": "float64"}, "chunked"),
     (TF_GPU, SIZES, {}, HALF, "flash"),
+    (NVIDIA, (UNKNOWN, *SIZES[1:]), {}, HALF, "flash"),
+    (NVIDIA, (UNKNOWN, *SIZES[1:]), {"normalizer": "sigmoid"}, HALF, "chunked"),
+    (TORCH, (UNKNOWN, *SIZES[1:]), {}, HALF, "library"),
 ]
 
 
@@ -358,7 +366,97 @@ def test_compiled_by_torch(options):
         np.testing.assert_allclose(numpy(one.detach()), numpy(other.detach()), atol=1e-5)
 
 
+def channels_last(*shape, seed):
+    """Returns a tensor whose channels do not lie side by side in memory."""
+    batch, heads, length, depth = shape
+    tensor = ops.convert_to_tensor(random(batch, heads, depth, length, seed=seed))
+    return ops.swapaxes(tensor, 2, 3)
+
+
+@needs_torch
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("value_depth", [3, 8, 13])
+def test_torch_never_falls_back_on_all_weights(value_depth, key_heads, causal):
+    """Only the flash kernel is allowed, and it takes no such tensors as they are."""
+    from torch.nn import attention
+
+    query = channels_last(2, 4, 7, 8, seed=0)
+    key = channels_last(2, key_heads, 5, 8, seed=1)
+    value = channels_last(2, key_heads, 5, value_depth, seed=2)
+
+    def differentiate(**way):
+        def call(*tensors):
+            return ops.square(keras_sam.attend(*tensors, causal=causal, **way))
+
+        return value_and_gradients(call, *map(numpy, (query, key, value)))
+
+    with attention.sdpa_kernel([attention.SDPBackend.FLASH_ATTENTION]):
+        keras_sam.attend(query, key, value, causal=causal, key_mask=padding(5))
+        output, gradients = differentiate()
+    expected, slopes = differentiate(block_size=None)
+    for one, other in zip((output, *gradients), (expected, *slopes), strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("dtype", "depth", "keys", "masked", "causal", "is_taken"),
+    [
+        ("bfloat16", 64, 9, False, False, True),
+        ("float16", 256, 9, False, True, True),
+        ("bfloat16", 64, 5, False, False, True),
+        ("bfloat16", 64, 5, False, True, False),
+        ("bfloat16", 64, 9, True, False, False),
+        ("bfloat16", 264, 9, False, False, False),
+        ("float32", 64, 9, False, False, False),
+    ],
+)
+def test_what_flash_takes_on_cuda(dtype, depth, keys, masked, causal, is_taken):
+    """Where it does not, heads of keys are repeated: no other kernel shares them."""
+    query, key = (ops.zeros((1, 1, n, depth), dtype) for n in (9, keys))
+    mask = ops.ones((1, 1, 9, keys), "bool") if masked else None
+    assert library._is_for_flash(query, key, mask, causal) == is_taken
+
+
+@needs_jax
+def test_a_jax_without_triton_has_no_fused_kernels(monkeypatch):
+    monkeypatch.setattr(libraries, "_has_cuda", lambda: True)
+    assert libraries._has_triton.__wrapped__()
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
+    assert not libraries._has_triton.__wrapped__()
+
+
+# The benchmark
+
+
+@pytest.mark.parametrize(
+    ("found", "is_right"), [([1.0, 1.0], True), ([1.0, 1.1], False), ([1.0, np.nan], False)]
+)
+def test_the_benchmark_sees_what_is_wrong(found, is_right):
+    path = pathlib.Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    error_row = runpy.run_path(str(path))["error_row"]
+    arrays = [np.array(x) for x in found]
+    row = error_row({"dtype": "float32"}, "any", arrays, [np.array(1.0)] * 2)
+    assert row["is_right"] == is_right
+
+
 # explain
+
+
+def test_explain_tells_what_is_decided_later():
+    if BACKEND != "tensorflow":
+        pytest.skip("sizes are known")
+    import tensorflow as tf
+
+    layer = keras_sam.SelfAttention(2)
+    layer.build((None, None, 8))
+    traced = tf.function(layer, input_signature=[tf.TensorSpec((None, None, 8))])
+    (found,) = explain(traced.get_concrete_function)
+    assert found.shape == (None, 2, None, None)
+    assert found.kernel == "chunked"
+    assert "dense instead where there are at most" in found.reason
 
 
 def test_explain_names_kernel_reason_and_shape():

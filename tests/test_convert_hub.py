@@ -1,6 +1,8 @@
 """KerasHub's attention becomes ours, in layers, blocks, backbones and tasks."""
 
+import base64
 import inspect
+import json
 import pathlib
 import pkgutil
 import re
@@ -14,10 +16,18 @@ from fresh_process import run_python
 from hub_models import BACKBONES, WORDS, B, H, S, T, hub, models, padding, tokens
 from keras import ops
 
-from keras_sam import CrossAttention, SelfAttention, convert, record_attention
+from keras_sam import (
+    CrossAttention,
+    Decoder,
+    SelfAttention,
+    convert,
+    record_attention,
+    show,
+)
 from keras_sam.convert.hub.adapter import HubAttention
 from keras_sam.convert.hub.places import is_of
 from keras_sam.convert.hub.table import KINDS, REFUSED
+from keras_sam_viewer import records
 
 C = 16
 GROUPED = {"num_query_heads": H, "num_key_value_heads": 2}
@@ -201,7 +211,22 @@ def attention_of(model):
     return ours, theirs
 
 
-WHOLE = [name for name in BACKBONES if name not in ("DeBERTa V3", "XLNet")]
+# Without those that cannot be converted, and some whose attention another one has.
+LEFT_OUT = ("DeBERTa V3", "XLNet", "OPT", "RoBERTa")
+WHOLE = [name for name in BACKBONES if name not in LEFT_OUT]
+# Models that are recorded before they are converted as well: layers keep their paths.
+NAMED = ("Llama", "Gemma 3", "BERT", "Whisper", "ALBERT")
+# Those whose layers have weights or steps that no other has.
+SAVED = (
+    "Llama",
+    "T5",
+    "T5Gemma 2",
+    "Gemma 3n",
+    "Gemma 4",
+    "Phi-3, long",
+    "Qwen",
+    "GPT-OSS",
+)
 # KerasHub's T5 warns by itself of a mask that it does not pass on.
 quiet = pytest.mark.filterwarnings("ignore:.*does not support masking:UserWarning")
 
@@ -213,8 +238,7 @@ def test_backbones(name, reload):
     model, new, inputs = converted(name)
     expected = read(model, inputs)
     ours, theirs = attention_of(new)
-    maps = BACKBONES[name][3]
-    assert len(ours) == len(maps)
+    assert ours
     assert not theirs
     assert not attention_of(model)[0]
     assert isinstance(new, type(model))
@@ -227,12 +251,15 @@ def test_backbones(name, reload):
     for key, output in again.items():
         assert_close(output, expected[key])
     kinds = [(recorded.details[p].kind, *recorded[p].shape[2:]) for p in recorded]
-    assert kinds == maps
-    with record_attention() as before:
-        model(inputs, training=False)
-    assert list(before) == list(recorded)
+    assert kinds == BACKBONES[name][3]
+    if name in NAMED:
+        with record_attention() as before:
+            model(inputs, training=False)
+        assert list(before) == list(recorded)
+    if name not in SAVED:
+        return
     loaded = reload(new)
-    assert len(attention_of(loaded)[0]) == len(maps)
+    assert len(attention_of(loaded)[0]) == len(ours)
     for key, output in read(loaded, inputs).items():
         np.testing.assert_array_equal(output, found[key])
 
@@ -241,7 +268,7 @@ def assert_close(output, expected):
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
-HALVES = ["Llama", "GPT-OSS", "BERT"]
+HALVES = ["Llama", "BERT"]
 
 
 @pytest.mark.parametrize("name", HALVES)
@@ -254,7 +281,7 @@ def test_backbones_in_half_precision(name):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("name", ["GPT-2", "Gemma 3", "GPT-OSS", "Falcon"])
+@pytest.mark.parametrize("name", ["GPT-2", "Gemma 3", "GPT-OSS"])
 def test_gradients(name):
     import tensorflow as tf
 
@@ -333,25 +360,22 @@ def test_attention_of_kerashub_in_models_of_keras(reload):
 
 
 def test_an_unbuilt_layer_is_converted_when_it_is_built():
-    layer = convert(hub.layers.TransformerEncoder(intermediate_dim=8, num_heads=2))
+    layer = convert(hub.layers.TransformerDecoder(intermediate_dim=8, num_heads=2))
     assert not layer.built
     x = random(B, T, C)
     output = layer(x)
-    assert len(attention_of(layer)[0]) == 1
+    ((adapter,), _) = attention_of(layer)
+    assert isinstance(adapter.attention, SelfAttention)
+    assert adapter.attention.is_causal
     assert tuple(output.shape) == x.shape
 
 
 # The task of each of these backbones, whose cache has a layout of its own.
 LANGUAGE_MODELS = {
     "GPT-2": "GPT2CausalLM",
-    "Llama": "LlamaCausalLM",
     "Gemma 2": "GemmaCausalLM",
-    "GPT-OSS": "GptOssCausalLM",
-    "Mistral": "MistralCausalLM",
-    "Falcon": "FalconCausalLM",
     "Gemma 3n": "Gemma3nCausalLM",
     "BART": "BartSeq2SeqLM",
-    "T5": "T5Seq2SeqLM",
     "T5Gemma": "T5GemmaSeq2SeqLM",
 }
 
@@ -381,8 +405,75 @@ def test_generation(name):
     assert len(np.unique(found[0])) > 2
 
 
+def test_a_cache_of_two_tensors():
+    """Gemma 3 keeps keys apart from values, and says which rows are to be kept."""
+    make, arguments, _, _ = BACKBONES["Gemma 3"]
+    task = models.Gemma3CausalLM(preprocessor=None, backbone=randomize(make(**arguments)))
+    words, found = tokens(8), []
+    keep = np.array([[True], [False]])
+    for each in (task, convert(task)):
+        cache = [(ops.zeros((B, 8, 2, 6)), ops.zeros((B, 8, 2, 6))) for _ in range(2)]
+        first, _, cache = each.call_with_cache(words[:, :5], cache, 0)
+        again, _, cache = each.call_with_cache(
+            words[:, 4:5], cache, 4, cache_update_mask=keep
+        )
+        found.append((numpy(first), numpy(again), *map(numpy, cache[1])))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPT-2"])
+def test_decoder(name):
+    """Our `Decoder` runs converted backbones without KerasHub's caches."""
+    new = converted(name)[1]
+    words = {"token_ids": tokens(8), "padding_mask": np.ones((B, 8), "int32")}
+    whole = numpy(new(words, training=False))
+    decode = Decoder(new)
+    cache, found = decode.make_cache(B, 8), []
+    for start, stop in ((0, 5), (5, 6), (6, 8)):
+        part = {key: value[:, start:stop] for key, value in words.items()}
+        output, cache = decode(part, cache, start)
+        found.append(numpy(output))
+    assert_close(np.concatenate(found, axis=1), whole)
+
+
+def test_show_sees_converted_layers(tmp_path):
+    _, new, inputs = converted("BERT")
+    page = show(new, inputs, path=tmp_path / "page.html")
+    for index in range(2):
+        assert f"transformer_layer_{index}/self_attention_layer" in labels_of(page)
+
+
+def labels_of(page):
+    meta = re.search(r'id="ks:0:meta">([^<]*)</script>', page.text).group(1)
+    layers = records.unpack_json(base64.b64decode(meta))["layers"]
+    return json.dumps(layers)
+
+
+@pytest.mark.tensorflow
+def test_training(reload):
+    """A converted model fits, drops weights, and goes on from a file."""
+    make, arguments, inputs, _ = BACKBONES["GPT-2"]
+    data = inputs()
+    model = make(**{**arguments, "dropout": 0.5})
+    new = convert(model)
+    first, second = (numpy(new(data, training=True)) for _ in range(2))
+    assert abs(first - second).max() > 0.01
+    task = convert(models.GPT2CausalLM(backbone=model, preprocessor=None))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    task.compile("adam", loss, run_eagerly=True)
+    kernels = [v for v in task.trainable_variables if v.path.endswith("kernel")]
+    before = [numpy(v) for v in kernels]
+    losses = task.fit(data, tokens(seed=1), epochs=3, verbose=0, shuffle=False).history[
+        "loss"
+    ]
+    assert losses[-1] < losses[0]
+    for kernel, array in zip(kernels, before, strict=True):
+        assert abs(numpy(kernel) - array).max() > 0
+
+
 # KerasHub's tasks have a `compile` of their own, of which Keras warns when it loads one.
-@pytest.mark.filterwarnings("ignore:`compile()` was not called:UserWarning")
+@pytest.mark.filterwarnings("ignore:.compile... was not called:UserWarning")
 def test_tasks(reload):
     make, arguments, inputs, _ = BACKBONES["GPT-2"]
     task = models.GPT2CausalLM(backbone=make(**arguments), preprocessor=None)
@@ -423,7 +514,7 @@ class OfMyOwn(hub.layers.CachedMultiHeadAttention):
 def test_refusals():
     for name, reason in (("DeBERTa V3", "third and fourth term"), ("XLNet", "two streams")):
         make, arguments, _, _ = BACKBONES[name]
-        with refused("can be converted only", reason, "layer_0"):
+        with refused("can be converted only", reason, "_0/"):
             convert(make(**arguments))
     layer = made("Llama")
     layer._query_dense.quantize("int8")
@@ -441,8 +532,12 @@ def test_refusals():
     with refused("that is not ours yet"):
         convert(new)
     with refused("with attention that is not ours yet"):
-        convert(hub.layers.MLMHead(vocabulary_size=5))
-    new = convert(hub.layers.TransformerDecoder(intermediate_dim=8, num_heads=2))
+        plain = hub.layers.PositionEmbedding(T)
+        plain.build((None, T, C))
+        convert(plain)
+    block = hub.layers.TransformerDecoder(intermediate_dim=8, num_heads=2)
+    block.build((None, T, C))
+    new = convert(block)
     with refused("`use_causal_mask` must be True"):
         new(random(B, T, C), use_causal_mask=False)
 

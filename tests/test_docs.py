@@ -43,13 +43,15 @@ assert model.get_layer("attention").num_heads == 2
 }
 # What the extra `test` does not bring.
 NEEDS = {
+    "docs/converting.md": "keras_hub",
     "docs/guides/from_pytorch.md": "torch",
     "docs/guides/images.md": "sklearn",
     "docs/runtimes.md": "tf2onnx",
 }
 # Pages of tables and texts only, and the reasons why blocks of others are left out.
 WITHOUT_CODE = (
-    r"docs/(api/.*|guides/index|architecture|performance|benchmarks_.*|.*_records)"
+    r"docs/(api/.*|guides/index|architecture|performance|robustness"
+    r"|benchmarks_.*|.*_records)"
 )
 LEFT_OUT = {
     "docs/darknet.md": ["the weights are not in the repository"],

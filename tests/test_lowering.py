@@ -11,11 +11,14 @@ import pytest
 from common import BACKEND
 
 import keras_sam
-from keras_sam import normalizers
+from keras_sam import normalizers, scores
 from keras_sam.attention import library, pallas
 from keras_sam.attention.policy import Policy
 
-pytestmark = pytest.mark.skipif(BACKEND != "jax", reason="needs JAX")
+pytestmark = [
+    pytest.mark.skipif(BACKEND != "jax", reason="needs JAX"),
+    pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning"),
+]
 
 
 def lowered(function, *shapes, dtype="bfloat16"):
@@ -33,6 +36,17 @@ def lowered(function, *shapes, dtype="bfloat16"):
 
 
 @pytest.fixture
+def a_gpu():
+    """Tells Pallas which GPU to lower for, which it asks from JAX 0.11 on."""
+    import jax
+
+    device = jax.sharding.AbstractDevice("NVIDIA H100", 132, "gpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("all",), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        yield
+
+
+@pytest.fixture
 def cudnn(monkeypatch):
     """Pretends that cuDNN is there."""
     module = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
@@ -47,6 +61,7 @@ CALLS = {
     "causal": ({"causal": True}, "CAUSAL"),
     "padded": ({"key_mask": MASK}, "PADDING"),
     "causal window": ({"causal": True, "sliding_window": 9}, "CAUSAL"),
+    "rotary": ({"causal": True, "score": [scores.Rotary(), "scaled_dot"]}, "CAUSAL"),
 }
 
 
@@ -62,6 +77,9 @@ def test_cudnn(name, key_heads, cudnn):
     text = lowered(attend, (2, 4, 64, 32), *[(2, key_heads, 64, 32)] * 2)
     calls = re.findall(r"@__cudnn\$fmha(\w+)\(", text)
     assert sorted(calls) == ["Softmax", "SoftmaxBackward"]  # each once
+    # Keys as they are, however many query heads share them.
+    call = next(line for line in text.splitlines() if "@__cudnn$fmhaSoftmax(" in line)
+    assert call.count(f"tensor<2x64x{key_heads}x32xbf16>") >= 2
     assert f"\\22mask_type\\22: \\22{mask}\\22" in text
     if "window" in name:
         assert "\\22sliding_window_length\\22: 9" in text
@@ -84,7 +102,7 @@ def test_cudnn_with_padding_among_causal_rows(cudnn):
 
 @pytest.mark.parametrize("depth", [16, 64, 128, 256])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_every_size_of_block_lowers(dtype, depth, monkeypatch):
+def test_every_size_of_block_lowers(dtype, depth, a_gpu, monkeypatch):
     monkeypatch.setattr(pallas, "on_cpu", lambda: False)
 
     def attend(query, key, value):
@@ -104,7 +122,7 @@ def test_every_size_of_block_lowers(dtype, depth, monkeypatch):
     ],
     ids=lambda normalizer: type(normalizer).__name__,
 )
-def test_every_normalizer_lowers(normalizer, monkeypatch):
+def test_every_normalizer_lowers(normalizer, a_gpu, monkeypatch):
     monkeypatch.setattr(pallas, "on_cpu", lambda: False)
     mask = np.random.default_rng(0).random((1, 1, 200, 200)) > 0.5
 
@@ -124,7 +142,7 @@ def test_every_normalizer_lowers(normalizer, monkeypatch):
     assert len(re.findall("xla.gpu.triton", text)) == 3
 
 
-def test_additive_scores_lower(monkeypatch):
+def test_additive_scores_lower(a_gpu, monkeypatch):
     from keras_sam.scores import additive, additive_pallas
 
     monkeypatch.setattr(additive_pallas, "on_cpu", lambda: False)

@@ -28,7 +28,10 @@ def test_table(group):
 
 
 # In a process of its own for each group it would cost minutes; some of its failures do.
-@pytest.mark.skipif(not os.environ.get("TEST_OPENVINO"), reason="only where asked for")
+@pytest.mark.skipif(
+    not (os.environ.get("TEST_OPENVINO") and runtimes.is_there(runtimes.OpenVino)),
+    reason="only where it is installed and TEST_OPENVINO asks for it",
+)
 @pytest.mark.parametrize("group", runtimes.GROUPS)
 def test_table_of_openvino(group):
     found, reasons = runtimes.verdicts(runtimes.OpenVino, group)

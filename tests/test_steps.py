@@ -191,7 +191,7 @@ def test_steps_are_their_formula(name):
 def encoded(step, tensor, positions):
     """What a step makes of a tensor `(T, D)`, as queries and as keys."""
     step.build((1, 1, None, tensor.shape[-1]), (1, 1, None, tensor.shape[-1]))
-    tensor, at = ops.convert_to_tensor(tensor[None, None]), ops.array([positions])
+    tensor, at = ops.convert_to_tensor(tensor[None, None]), ops.array(positions[None])
     query, key = step.encode(tensor, tensor, at, at)
     np.testing.assert_array_equal(numpy(query), numpy(key))
     return numpy(query)[0, 0]
@@ -256,7 +256,9 @@ def yarn(
     return frequency / factor * divided + frequency * (1 - divided)
 
 
-@pytest.mark.parametrize("scaling", ["linear", "llama3", "yarn", "yarn_smooth"])
+@pytest.mark.parametrize(
+    "scaling", ["linear", "llama3", "yarn", "yarn_smooth", "proportional"]
+)
 def test_scalings(scaling):
     width, base = 64, 10000.0
     plain = base ** -(np.arange(0, width, 2) / width)
@@ -268,6 +270,10 @@ def test_scalings(scaling):
             scores.YaRN(4.0, truncate=False),
             [yarn(c, f, width, base, whole=False) for c, f in enumerate(plain)],
         ),
+        "proportional": (
+            scores.Proportional(0.25, 2.0),
+            [f / 2 if c < 8 else 0.0 for c, f in enumerate(plain)],
+        ),
     }[scaling]
     found = made.frequencies(plain, base, width)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -278,6 +284,31 @@ def test_scalings(scaling):
     np.testing.assert_allclose(
         encoded(scores.Rotary(scaling=made), x, at), turns, atol=2e-5
     )
+
+
+@pytest.mark.parametrize("last", [7, 8])
+def test_long_sequences_turn_by_other_factors(last):
+    width, base = 4, 10000.0
+    step = scores.Rotary(base, scores.LongRoPE([1.0, 2.0], [3.0, 4.0], 8, 1.5))
+    step = type(step).from_config(step.get_config())
+    factors = np.array([[1.0, 2.0], [3.0, 4.0]][last >= 8])
+    frequencies = base ** -(np.arange(0, width, 2) / width) / factors
+    x, at = random(3, width), np.array([0, 1, last], "int32")
+    expected = 1.5 * turned(x.astype("float64"), frequencies, at)
+    np.testing.assert_allclose(encoded(step, x, at), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("rate", [1.0, 100.0])
+def test_normalized_values_have_one_length(rate):
+    """Values that are longer change nothing."""
+    layer = SELF(2, 4, score=["dot", scores.ValueNorm(1e-12)], use_bias=False)
+    x = random(1, 3, 8)
+    layer.build(x.shape)
+    before = numpy(layer(x))
+    layer.value_dense.kernel.assign(rate * numpy(layer.value_dense.kernel))
+    np.testing.assert_allclose(numpy(layer(x)), before, rtol=1e-5, atol=1e-6)
+    value = numpy(layer.value_dense(x))
+    np.testing.assert_allclose((value**2).mean(axis=-1), 1, rtol=1e-5)
 
 
 def test_slopes_of_the_paper():
@@ -619,6 +650,14 @@ BAD = {
     "start": (lambda: scores.Rotary(start=0.5), "`start` must be an integer"),
     "factor": (lambda: scores.Linear(0), "`factor` must be a positive number"),
     "low": (lambda: scores.Llama3(low=4.0), "`high` must be a number above `low`"),
+    "share": (lambda: scores.Proportional(0), "`fraction` must be a positive number"),
+    "short": (lambda: scores.LongRoPE(2.0, [1.0], 8), "`short` must be a list of numbers"),
+    "long": (lambda: scores.LongRoPE([1.0], [0], 8), "`long` must be a list of positive"),
+    "value_norm": (lambda: scores.ValueNorm(0), "`epsilon` must be a positive number"),
+    "no_projections": (
+        lambda: keras_sam.layers.UnprojectedAttention(["dot", scores.ValueNorm()]),
+        "`score` must be one without `ValueNorm`",
+    ),
     "truncate": (lambda: scores.YaRN(2.0, truncate=1), "`truncate` must be True or False"),
 }
 

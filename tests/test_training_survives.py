@@ -6,6 +6,7 @@ import pathlib
 import resource
 import shutil
 import subprocess
+import sys
 import warnings
 
 import keras
@@ -146,6 +147,17 @@ def test_layers_that_are_renamed_between_two_fits(tmp_path):
         assert not fit(model(name), watch, epochs=2)
     runs = [run for run in read_log_dir(tmp_path) if run.blobs]
     assert [run.steps for run in runs] == [[-1, 0, 1, 2, 3]]
+
+
+@pytest.mark.skipif(not os.environ.get("TEST_SOAK"), reason="only where asked for")
+def test_a_long_training_grows_in_nothing():
+    """Shorter than the soak itself, so that memory is still being taken."""
+    soak = pathlib.Path(__file__).parent.parent / "benchmarks" / "soak.py"
+    options = "--steps", "60", "--epoch", "20", "--warm-up", "1", "--memory", "400"
+    command = [sys.executable, str(soak), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "nothing" in done.stdout
 
 
 BAD = {"not a number": np.nan, "infinite": np.inf, "minus infinity": -np.inf}

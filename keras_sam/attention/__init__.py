@@ -26,9 +26,6 @@ from keras_sam.normalizers import masking
 
 __all__ = ["Explanation", "attend", "explain"]
 
-# Scores that leave the keys as they are, however many heads share them.
-LEAVE_KEYS = (scores.Dot, scores.ScaledDot)
-
 
 def attend(
     query,
@@ -139,10 +136,9 @@ def attend(
     at = arguments.positions_of(query, key, query_positions, key_positions)
     if score.encodes and not encoded:
         query, key = score.encode(query, key, *arguments.all_positions(query, key, at))
-    if type(score) not in LEAVE_KEYS:
-        key, value = (arguments.repeat_heads(x, query.shape[1]) for x in (key, value))
     scale = score.fixed_scale(query.shape[3])
-    if scale is None:
+    if scale is None:  # any other projection may have weights for each head
+        key, value = (arguments.repeat_heads(x, query.shape[1]) for x in (key, value))
         (query, key), scale = score.project(query, key), 1
     compare, operands = score.as_function()
     modify, weights = score.as_modification(len(operands))
@@ -190,7 +186,7 @@ def attend(
         return (output, weights) if return_attention_scores else output
     asked, temperature = _without_temperature(asked)
     plan = _plan(inputs, constants, asked, sizes, policy or policies.DEFAULT, block_size)
-    explanations.note(plan.kernel, plan.reason, sizes)
+    explanations.note(plan.kernel, plan.explained(), sizes)
     if plan.kernel == "library":
         asked = dataclasses.replace(asked, scale=scale)
     else:

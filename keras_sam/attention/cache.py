@@ -120,7 +120,6 @@ class Step:
         at = self.start[:, None] + ops.arange(rows, dtype="int32")[None]
         if mask is not None:
             at = ops.where(mask, at, EMPTY)
-        self.padded = mask is not None or self.by_example
         self.query_positions = at
         self.mask = mask
 
@@ -173,15 +172,18 @@ class Step:
             tensor: `(B, 2, S, heads, D)`, or `(B, S)`.
             new: `(B, 2, T, heads, D)`, or `(B or 1, T)`.
         """
-        if self.padded or not self.overwrites_nothing_read:
+        if self.by_example or not self.overwrites_nothing_read:
             return self._choose(new, tensor)
         at = self.start[0] if not isinstance(self.index, int) else self.index
         at = at % self.slots if self.ring else at
-        batch = ops.shape(tensor)[0]
-        if len(tensor.shape) == 5:
-            return ops.slice_update(tensor, (0, 0, at, 0, 0), new)
-        new = ops.broadcast_to(new, (batch, self.rows))
-        return ops.slice_update(tensor, (0, at), new)
+        is_wide = len(tensor.shape) == 5
+        if not is_wide:
+            new = ops.broadcast_to(new, (ops.shape(tensor)[0], self.rows))
+        at = (0, 0, at, 0, 0) if is_wide else (0, at)
+        if self.mask is not None:  # what is not written stays
+            mask = self.mask[:, None, :, None, None] if is_wide else self.mask
+            new = ops.where(mask, new, ops.slice(tensor, at, ops.shape(new)))
+        return ops.slice_update(tensor, at, new)
 
     @property
     def _last(self):

@@ -153,7 +153,8 @@ def _allowed(inputs, constants, request):
 def _attend_with_torch(inputs, constants, request):
     import torch
 
-    query, key, value, bias = inputs[:4]  # as they lie: copies cost more than they save
+    bias, depth = inputs.bias, inputs.value.shape[3]
+    query, key, value = _as_torch_wants(*inputs[:3])
     is_plain = constants.mask is None and constants.key_mask is None and bias is None
     mask = None
     if not is_plain:
@@ -161,15 +162,48 @@ def _attend_with_torch(inputs, constants, request):
         mask = mask | ~mask.any(dim=-1, keepdim=True)  # no row without a key
         if bias is not None:
             mask = torch.where(mask, bias, -torch.inf).to(query.dtype)
-    return torch.nn.functional.scaled_dot_product_attention(
+    causal = is_plain and request.positions.causal
+    if query.is_cuda and not _is_for_flash(query, key, mask, causal):
+        _, key, value, *_ = Inputs(query, key, value).repeated()
+    output = torch.nn.functional.scaled_dot_product_attention(
         query,
         key,
         value,
         attn_mask=mask,
-        is_causal=is_plain and request.positions.causal,
+        is_causal=causal,
         scale=request.scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    return output[..., :depth]
+
+
+def _as_torch_wants(*tensors):
+    """Returns tensors of one depth, whose channels lie side by side in memory.
+
+    PyTorch falls back on a formula that keeps all weights otherwise; on CUDA also where
+    there is a mask and the depth is no multiple of 8. Zeros change no dot product.
+    """
+    import torch
+
+    depth = max(x.shape[3] for x in tensors)
+    if tensors[0].is_cuda:
+        depth = -(-depth // 8) * 8
+
+    def change(tensor):
+        missing = depth - tensor.shape[3]
+        if missing:
+            return torch.nn.functional.pad(tensor, (0, missing))
+        # Otherwise as it lies: a copy costs more than it saves.
+        return tensor if tensor.stride(3) == 1 else tensor.contiguous()
+
+    return map(change, tensors)
+
+
+def _is_for_flash(query, key, mask, causal):
+    """Returns whether CUDA has a flash kernel, the only one for heads that share keys."""
+    is_half = keras.backend.standardize_dtype(query.dtype) in HALVES
+    is_aligned = not causal or query.shape[2] == key.shape[2]
+    return mask is None and is_half and is_aligned and query.shape[3] <= 256
 
 
 def _attend_with_jax(inputs, constants, request):

@@ -70,3 +70,10 @@ class Plan:
     any_sizes: bool = False
     narrow: bool = False
     reason: str = dataclasses.field(default="", compare=False)
+
+    def explained(self):
+        """Returns the reason, with what is left to be decided when the call runs."""
+        if self.few_kernel is None:
+            return self.reason
+        rest = f"{self.few_kernel} instead where there are at most {self.few_pairs} pairs"
+        return f"{self.reason}; {rest}"

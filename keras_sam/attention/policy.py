@@ -132,6 +132,8 @@ class Policy:
             return self.kernel, "this kernel is asked for"
         if self.kernel is not None or block_size != "auto":
             return None, "a kernel or a block size is asked for"
+        if device.backend == "jax" and not _are_known(sizes):  # as in `jax.export`
+            return None, "fused kernels are made for known sizes"
         given = request, sizes, device, traits
         against_library = library.objection(*given, self)
         if against_library is None:
@@ -154,7 +156,7 @@ class Policy:
             if softmax or not compiled:
                 return Plan(few_kernel)
         plan = self._large(request, sizes, device, block_size, traits)
-        unknown = not all(isinstance(size, int) for size in sizes)
+        unknown = not _are_known(sizes)
         if unknown and few_pairs and not plan.compiled and self.kernel is None:
             plan = dataclasses.replace(plan, few_kernel=few_kernel, few_pairs=few_pairs)
         return plan
@@ -271,6 +273,10 @@ class Policy:
 
 
 DEFAULT = Policy()
+
+
+def _are_known(sizes):
+    return all(isinstance(size, int) for size in sizes)
 
 
 def _is_empty(sizes):

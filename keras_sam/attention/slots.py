@@ -16,13 +16,16 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_sam.attention import LEAVE_KEYS, arguments, attend
+from keras_sam import scores
+from keras_sam.attention import arguments, attend
 from keras_sam.attention.penalty import accumulate, add_bias, first_head, select_allowed
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.request import Sizes
 from keras_sam.backend.precision import product
 from keras_sam.normalizers.masking import attention_weights, both, unmasked, wide_scores
 
+# Scores that leave the keys as they are, however many heads share them.
+LEAVE_KEYS = (scores.Dot, scores.ScaledDot)
 # So many rows of all key heads are one product with the cache as it lies.
 FEW_ROWS = 64
 

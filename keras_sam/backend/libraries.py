@@ -1,6 +1,7 @@
 """Which kernels of other libraries there are on the device at hand."""
 
 import functools
+import importlib.util
 
 import keras
 
@@ -27,7 +28,7 @@ def attention_library():
 
 
 def has_fused_kernels():
-    """Returns whether Pallas kernels run: on JAX with an NVIDIA GPU.
+    """Returns whether Pallas kernels run: on JAX with an NVIDIA GPU, by way of Triton.
 
     Not where `keras.distribution` shares tensors out over devices: XLA does not know how
     to divide a Pallas kernel, and would gather whole tensors.
@@ -37,7 +38,10 @@ def has_fused_kernels():
 
 @functools.cache
 def _has_triton():
-    return keras.backend.backend() == "jax" and _has_cuda()
+    if keras.backend.backend() != "jax" or not _has_cuda():
+        return False
+    # JAX 0.11 says that a later one will not have it.
+    return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
 
 
 def _has_cuda():

@@ -33,38 +33,34 @@ _MIXING = (
 _POOLING = ("Pooling", "Cropping", "ZeroPadding", "UpSampling")
 
 
-def refuse(layer, lengths, length, use_causal_mask):
+def refuse(call):
     """Refuses a layer that works on tokens and is wrong when it sees one step of them.
 
     Args:
-        layer: A Keras layer.
-        lengths: The second sizes of its tensors, in a call of so many tokens.
-        length: The number of tokens.
-        use_causal_mask: Whether attention is causal in this call only.
+        call: `survey.Call`.
     """
-    reason = _reason(layer, lengths, length, use_causal_mask)
+    reason = _reason(call, call.layer)
     if reason is not None:
         raise ValueError(
             f"`model` must have no layers over its tokens but those that see one position "
             f"at a time and causal attention of keras_sam; {reason}. "
-            f"Received: {type(layer).__name__} {layer.path!r}"
+            f"Received: {type(call.layer).__name__} {call.layer.path!r}"
         )
 
 
-def _reason(layer, lengths, length, use_causal_mask):
+def _reason(call, layer):
     """Returns why a layer is refused, or None."""
-    over_tokens = length in lengths[1:]
     if isinstance(layer, ours.SelfAttention):
-        if lengths[0] != length:
-            return f"this one sees {lengths[0]} positions for {length} tokens"
-        if not (layer.is_causal or use_causal_mask):
+        if not call.sees_all_tokens:
+            return "this one sees other positions beside those of the tokens"
+        if not (layer.is_causal or call.use_causal_mask):
             return "this one sees what comes after a position: it needs `causal=True`"
         return None
     if isinstance(layer, ours.CrossAttention | ours.UnprojectedAttention):
         uses = "this one attends over the tokens: use `keras_sam.SelfAttention`"
-        return uses if over_tokens else None
+        return uses if call.attends_over_tokens else None
     if isinstance(layer, _ATTENTION):
-        return CONVERT if over_tokens or len(lengths) == 1 else None
+        return CONVERT if call.attends_over_tokens else None
     return MIXES if _mixes(layer) else None
 
 

@@ -5,7 +5,6 @@ from keras import ops
 from keras_sam import _validation as check
 from keras_sam.attention.cache import Step
 from keras_sam.decoding.survey import Keys
-from keras_sam.normalizers.masking import both
 
 
 class Run:
@@ -32,7 +31,7 @@ class Run:
             self.index = ops.convert_to_tensor(index)
         self._room = None
 
-    def cache_of(self, layer, inputs, mask, use_causal_mask):
+    def cache_of(self, layer, has_mask, use_causal_mask):
         key = self._keys.next(layer)
         if key not in self._layers:
             return None
@@ -52,7 +51,7 @@ class Run:
         if "kept" not in found and not layer.is_ring(slots, use_causal_mask):
             self._room = slots if self._room is None else min(self._room, slots)
         self._key = key
-        return cache, self.index, both(mask, self.mask)
+        return cache, self.index, self.mask
 
     def keep(self, cache):
         self.caches.update(flat_names(self._key, cache))

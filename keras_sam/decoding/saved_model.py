@@ -54,7 +54,7 @@ def write(decoder, filepath, length, rows=1, verbose=True):
         return results(*decoder.step(flat[inputs.at], flat, cache, index))
 
     cache = {
-        name: tf.TensorSpec([None, *x.shape[1:]], x.dtype, name)
+        name: tf.TensorSpec([None, *x.shape[1:]], x.dtype, name.replace("/", "_"))
         for name, x in decoder.make_cache(1, length).items()
     }
     index = tf.TensorSpec([], "int32", "index")

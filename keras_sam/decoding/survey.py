@@ -57,14 +57,15 @@ class Survey:
                 f"Received: {len(few)} calls for {LENGTHS[0]} tokens, and {len(many)} for "
                 f"{LENGTHS[1]}"
             )
-        calls = [
-            call
-            for call, other in zip(few, many, strict=True)
-            if call.lengths != other.lengths
-        ]
+        calls = []
+        for call, other in zip(few, many, strict=True):
+            call.attends_over_tokens = call.attended != other.attended
+            call.sees_all_tokens = call.lengths[:1] == LENGTHS[:1]
+            if call.lengths != other.lengths:
+                calls.append(call)
         self.remembered, self.embeddings, self.counting = [], [], []
         for call in calls:
-            refuse(call.layer, call.lengths, LENGTHS[0], call.use_causal_mask)
+            refuse(call)
             if call.remembered is not None:
                 self.remembered.append(call.remembered)
             if hasattr(call.layer, "input_dim") and call.rank == 2:
@@ -80,14 +81,28 @@ class Survey:
 
 
 @dataclasses.dataclass
-class _Call:
-    """A call of a layer: the lengths of its tensors, and what it was given."""
+class Call:
+    """A call of a layer, with tokens of one length.
+
+    Args:
+        layer: The layer.
+        lengths: The second sizes of all its tensors.
+        attended: Those of keys and values.
+        rank: The number of axes of its first tensor.
+        use_causal_mask: Whether attention is causal in this call only.
+        remembered: What is remembered of it, or None.
+        attends_over_tokens: Whether `attended` grows with the tokens.
+        sees_all_tokens: Whether its first tensor has a position for each token.
+    """
 
     layer: Any
     lengths: tuple
+    attended: tuple
     rank: int
     use_causal_mask: bool = False
     remembered: Remembered | None = None
+    attends_over_tokens: bool = False
+    sees_all_tokens: bool = True
 
 
 class _Looking:
@@ -96,9 +111,9 @@ class _Looking:
     def __init__(self):
         self.keys, self.calls = Keys(), []
 
-    def cache_of(self, layer, inputs, mask, use_causal_mask):
+    def cache_of(self, layer, has_mask, use_causal_mask):
         key = self.keys.next(layer)
-        found = Remembered(key, layer, mask is not None, bool(use_causal_mask))
+        found = Remembered(key, layer, has_mask, bool(use_causal_mask))
         open_calls = [call for call in self.calls if call.layer is layer]
         open_calls[-1].remembered = found
         open_calls[-1].use_causal_mask = bool(use_causal_mask)
@@ -156,14 +171,28 @@ def _heard(model, calls):
 
 
 def _listening(layer, call, calls):
+    signature = inspect.signature(type(layer).call)
+
     def listening(*args, **kwargs):
-        tensors = keras.tree.flatten((args, kwargs))
-        shapes = [tuple(x.shape) for x in tensors if hasattr(x, "shape")]
-        lengths = tuple(shape[1] if len(shape) > 1 else None for shape in shapes)
-        calls.append(_Call(layer, lengths, len(shapes[0]) if shapes else 0))
+        given = dict(signature.bind(layer, *args, **kwargs).arguments)
+        tensors = _tensors((args, kwargs))
+        attended = _tensors([given.get("value"), given.get("key")])
+        if args and isinstance(args[0], list | tuple):  # query, value and perhaps key
+            attended += _tensors(args[0][1:])
+        lengths = tuple(map(_length, tensors))
+        rank = len(tensors[0].shape) if tensors else 0
+        calls.append(Call(layer, lengths, tuple(map(_length, attended)), rank))
         return call(*args, **kwargs)
 
     return listening
+
+
+def _tensors(nest):
+    return [x for x in keras.tree.flatten(nest) if hasattr(x, "shape")]
+
+
+def _length(tensor):
+    return tensor.shape[1] if len(tensor.shape) > 1 else None
 
 
 def counts_positions(layer):

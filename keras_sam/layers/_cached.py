@@ -21,10 +21,10 @@ def running(decoding):
     """Lets the layers that are called inside, in this context, decode.
 
     Args:
-        decoding: An object with `cache_of(layer, inputs, mask, use_causal_mask)`, which
-            returns None, or a cache, the index and a mask; `keep(cache)`, which is called
-            next; and `positions_of(layer, query, value)`, which returns None, or the
-            positions of the query rows of a `CrossAttention`.
+        decoding: An object with `cache_of(layer, has_mask, use_causal_mask)`, which
+            returns None, or a cache, the index and a mask or None; `keep(cache)`, which is
+            called next; and `positions_of(layer, query, value)`, which returns None, or
+            the positions of the query rows of a `CrossAttention`.
     """
     token = _running.set(decoding)
     try:

@@ -8,6 +8,7 @@ from keras_sam.attention.cached import attend_cached
 from keras_sam.attention.pruned import attend_pruned
 from keras_sam.layers._cached import CachedLayer
 from keras_sam.layers._masks import without_padding
+from keras_sam.normalizers.masking import both
 from keras_sam.recording import AttentionDetails, is_recording, record
 
 
@@ -146,11 +147,36 @@ class CachedSelfAttention(CachedLayer):
 
     def _decode(self, decoding, inputs, mask, segment_ids, options):
         """Returns what `call` does while a `Decoder` runs, or None without a cache."""
-        held = decoding.cache_of(self, inputs, mask, options["use_causal_mask"])
+        pairs, bias = options["attention_mask"], options["attention_bias"]
+        has_mask = mask is not None or pairs is not None
+        held = decoding.cache_of(self, has_mask, options["use_causal_mask"])
         if held is None:
             return None
-        cache, index, mask = held
+        if bias is not None:
+            expected = f"None while a `Decoder` runs, in {self._where}"
+            raise check.invalid("attention_bias", expected, bias)
+        cache, index, of_run = held
+        mask = both(mask, of_run)
+        if pairs is not None:
+            mask = both(mask, self._padding_of(pairs))
         given = {"mask": mask, "segment_ids": segment_ids, **options}
+        given["attention_mask"] = None
         *found, cache = self._attend_cached(inputs, cache, index, surely_fits=True, **given)
         decoding.keep(cache)
         return tuple(found) if len(found) > 1 else found[0]
+
+    def _padding_of(self, attention_mask):
+        """Returns which of the inputs an `attention_mask` hides from all rows, `(B, T)`.
+
+        While a `Decoder` runs, a model that makes one knows its new tokens only: what it
+        hides from some of them would be about other pairs than those with the cache.
+        """
+        shape = tuple(attention_mask.shape)
+        if shape[-2] != 1 or (len(shape) == 4 and shape[1] != 1):
+            raise ValueError(
+                "`attention_mask` must be the same for all rows while a `Decoder` runs: "
+                f"`mask` of {self._where} says which pairs count. "
+                f"Received: attention_mask.shape={shape}"
+            )
+        mask = ops.cast(attention_mask, "bool")
+        return ops.reshape(mask, (1, shape[-1]) if len(shape) == 2 else (-1, shape[-1]))

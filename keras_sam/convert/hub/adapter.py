@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_sam.convert.hub import positions
+from keras_sam.layers._cached import current
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +30,16 @@ class HubAttention(keras.layers.Layer):
     Args:
         attention: `SelfAttention` or `CrossAttention`.
         old: The layer of KerasHub.
-        answer: A function of this layer and the arguments of a call by their names, which
-            returns what the layer of KerasHub would.
-        keep: The names of sublayers of `old` that the function needs.
+        kind: The `table.Kind` of `old`.
     """
 
-    def __init__(self, attention, old, answer, keep=()):
+    def __init__(self, attention, old, kind):
         super().__init__(name=old.name, dtype=old.dtype_policy)
         self.supports_masking = True
         self.attention = attention
         self._parameters = inspect.signature(type(old).call)
-        self._answer = answer
-        for name in keep:
+        self._kind = kind
+        for name in kind.keep:
             setattr(self, name, getattr(old, name, None))
         self._path = old.path
         self.built = True
@@ -51,7 +50,7 @@ class HubAttention(keras.layers.Layer):
         call = dict(self._parameters.bind(self, *args, **kwargs).arguments)
         call.pop("self")
         call.update(call.pop("kwargs", {}))
-        return self._answer(self, call)
+        return self._kind.answer(self, call)
 
     def attend(self, query, call, value=None, key=None, **others):
         """Returns the output of a call, and the cache after it or None.
@@ -61,8 +60,12 @@ class HubAttention(keras.layers.Layer):
             call: The arguments of the call, of which a mask, a cache and its index count.
             **others: Other arguments of the call of keras_sam's layer.
         """
-        mask = pairs(call.get("attention_mask", call.get("mask")))
-        others |= {"attention_mask": mask, "training": call.get("training") or None}
+        mask = call.get("attention_mask", call.get("mask"))
+        if isinstance(mask, Padding) and current() is not None:  # a `Decoder` runs
+            others["mask"] = None if mask.keys is None else ops.cast(mask.keys, "bool")
+            mask = None
+        mask = pairs(mask, self._kind.adds_mask)
+        others |= {"attention_mask": mask, "training": call.get("training")}
         cache = call.get("cache", call.get("self_attention_cache"))
         tensors = [without_mask(x) for x in (query, value, key) if x is not None]
         if cache is None:
@@ -79,18 +82,23 @@ class HubAttention(keras.layers.Layer):
             return self.attention(*tensors, **others)
         if index is not None:  # the keys and values are to be remembered
             cache = self.attention.make_cache(*tensors[1:])
-        return self.attention(tensors[0], cache=cache, **others)
+        others |= {"cache": cache, "cache_update_index": 0}  # of no account to its scores
+        return self.attention(tensors[0], **others)
 
 
-def pairs(mask):
-    """Returns a mask of KerasHub as boolean `(B, 1 or T, S)` or `(B, H, T, S)`, or None."""
+def pairs(mask, is_added=False):
+    """Returns a mask of KerasHub as boolean `(B, 1 or T, S)` or `(B, H, T, S)`, or None.
+
+    Args:
+        mask: A tensor, a `Padding`, or None.
+        is_added: Whether a tensor is one to add to scores: zero, or far below.
+    """
     if isinstance(mask, Padding):
-        mask = mask.keys
+        mask, is_added = mask.keys, False
     if mask is None:
         return None
-    if keras.backend.is_float_dtype(keras.backend.standardize_dtype(mask.dtype)):
-        mask = mask > -1  # added to scores: 0, or far below
-    mask = ops.cast(mask, "bool")
+    is_bool = keras.backend.standardize_dtype(mask.dtype) == "bool"
+    mask = mask > -1 if is_added and not is_bool else ops.cast(mask, "bool")
     return mask[:, None, :] if len(mask.shape) == 2 else mask
 
 

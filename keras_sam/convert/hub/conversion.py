@@ -6,6 +6,7 @@ from keras_sam import _validation as check
 from keras_sam.convert.hub import places
 from keras_sam.convert.hub.adapter import pairs
 from keras_sam.convert.hub.models import convert_whole
+from keras_sam.convert.hub.recipe import NoCounterpart
 from keras_sam.convert.rebuild import Replacement
 from keras_sam.layers import CrossAttention
 
@@ -44,7 +45,8 @@ def replacement(layer, to):
             count = 3 if call.get("key") is not None else 2
         tensors = [call.pop(name) for name in list(call)[:count]]
         if call.get("attention_mask") is not None:
-            call["attention_mask"] = pairs(call["attention_mask"])
+            added = places.kind_of(layer).adds_mask
+            call["attention_mask"] = pairs(call["attention_mask"], added)
         return tensors, {name: value for name, value in call.items() if value is not None}
 
     return Replacement(new, arguments, carry)
@@ -67,11 +69,11 @@ def _convert_layer(layer, build=True):
         reason = "it is not built, so that the sizes of its heads are not known"
     try:
         if reason is not None:
-            raise ValueError(reason)
+            raise NoCounterpart(reason)
         kind = places.kind_of(layer)
         recipe = kind.recipe(layer)
         new = recipe.make(layer, kind.two)
-    except ValueError as error:
+    except (NoCounterpart, ValueError) as error:
         raise ValueError(
             f"`target` must be a layer that can be converted. {type(layer).__name__} "
             f"{layer.path or layer.name!r} cannot: {error}. Received: {layer.name!r}"

@@ -4,6 +4,7 @@ import functools
 import importlib
 
 import keras
+from keras import ops
 from keras.src.saving import object_registration
 
 from keras_sam import _validation as check
@@ -82,6 +83,9 @@ def convert_whole(target):
         if not copy.built:
             copy.build_from_config(target.get_build_config())
         carry_alike(target, copy)
+        # Layers may load other numbers than they save, such as an interpolated table.
+        for new, old in zip(copy.weights, target.weights, strict=True):
+            new.assign(ops.convert_to_numpy(old))
     return _mark(copy)
 
 

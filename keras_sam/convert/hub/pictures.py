@@ -3,8 +3,8 @@
 from keras import ops
 
 from keras_sam import scores
+from keras_sam.convert.hub.parts import dropout
 from keras_sam.convert.hub.recipe import Recipe, read_input, read_output
-from keras_sam.convert.hub.text import dropout
 
 
 def vit(layer):

@@ -7,6 +7,7 @@ import keras
 from keras.src.backend import get_keras_mask
 
 from keras_sam.convert.hub.adapter import HubAttention, Padding
+from keras_sam.convert.hub.recipe import NoCounterpart
 from keras_sam.convert.hub.table import ATTEND_TO_THEMSELVES, KINDS, PATTERNS, REFUSED
 
 MASKS = (
@@ -38,9 +39,15 @@ class Place:
         return self.layer.path or f"{self.owner.path or self.owner.name}/{self.layer.name}"
 
 
+def class_of(layer):
+    """The class of a layer, or what it was before the layer was converted."""
+    found = type(layer)
+    return found.__base__ if getattr(found, "is_converted", False) else found
+
+
 def is_of(layer, *packages):
-    """Whether the class of a layer is one of these packages, and not of one on top."""
-    return type(layer).__module__.split(".")[0] in packages
+    """Whether the class of a layer is of one of these packages, and no class on top."""
+    return class_of(layer).__module__.split(".")[0] in packages
 
 
 def kind_of(layer):
@@ -77,23 +84,19 @@ def reason_against(layer):
 
 
 def places(root):
-    """Yields a `Place` for each attention layer inside of a layer, once."""
+    """Yields a `Place` for each attribute inside of a layer that is an attention layer."""
     seen, stack = set(), [root]
     while stack:
         owner = stack.pop()
-        if id(owner) in seen:
+        if id(owner) in seen or isinstance(owner, HubAttention):
             continue
         seen.add(id(owner))
-        if isinstance(owner, HubAttention):
-            continue
         children = {id(layer): layer for layer in owner._layers}
         for name, value in list(vars(owner).items()):
             listed = isinstance(value, list) and name != "_layers"
             for index, layer in enumerate(value) if listed else [(None, value)]:
                 layer = children.get(id(layer))
-                if layer is None or id(layer) in seen:
-                    continue
-                if kind_of(layer) or reason_against(layer):
+                if layer is not None and (kind_of(layer) or reason_against(layer)):
                     seen.add(id(layer))
                     yield Place(owner, name, index, layer)
         stack.extend(reversed(list(children.values())))
@@ -124,13 +127,20 @@ def _is_called_by_a_graph(place):
 
 def replace_all(root):
     """Puts layers of keras_sam in the places of those of KerasHub, with their weights."""
-    found = [(place, _prepared(place, root)) for place in check(root)]
-    shared = {}
-    for place, (recipe, attention) in found:
-        attention._parent_path = place.layer._parent_path
-        recipe.build(attention, place.layer, shared)
-        kind = kind_of(place.layer)
-        _put(place, HubAttention(attention, place.layer, kind.answer, kind.keep))
+    found = check(root)
+    prepared = {}
+    for place in found:
+        if id(place.layer) not in prepared:
+            prepared[id(place.layer)] = _prepared(place, root)
+    shared, new = {}, {}
+    for place in found:
+        layer = place.layer
+        if id(layer) not in new:
+            recipe, attention = prepared[id(layer)]
+            attention._parent_path = layer._parent_path
+            recipe.build(attention, layer, shared)
+            new[id(layer)] = HubAttention(attention, layer, kind_of(layer))
+        _put(place, new[id(layer)])
 
 
 def _prepared(place, root):
@@ -140,7 +150,7 @@ def _prepared(place, root):
         recipe = kind.inside(place, root) if kind.inside else kind.recipe(place.layer)
         pattern = _pattern(place, recipe, root)
         return recipe, recipe.make(place.layer, _is_cross(place), pattern)
-    except ValueError as error:
+    except (NoCounterpart, ValueError) as error:
         raise _refusal(place, str(error)) from error
 
 
@@ -170,14 +180,14 @@ def _refusal(place, reason):
 def _is_cross(place):
     """Whether a layer attends to another tensor, or may do so."""
     two = kind_of(place.layer).two or "cross" in place.name
-    names = type(place.owner).__name__, place.name
+    names = class_of(place.owner).__name__, place.name
     return two and not (names in ATTEND_TO_THEMSELVES and is_of(place.owner, "keras_hub"))
 
 
 def _pattern(place, recipe, root):
     """The mask of the decoder that a layer is in and of the layer itself, or None."""
     owner = place.owner
-    rule = PATTERNS.get(type(owner).__name__) if is_of(owner, "keras_hub") else None
+    rule = PATTERNS.get(class_of(owner).__name__) if is_of(owner, "keras_hub") else None
     method = next((name for name in MASKS if hasattr(owner, name)), None)
     if rule is None or method is None or "cross" in place.name:
         return None

@@ -9,6 +9,10 @@ from keras import ops
 from keras_sam.layers import CrossAttention, SelfAttention
 
 
+class NoCounterpart(Exception):
+    """Why a layer cannot become one of keras_sam, without the layer's name."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """A kernel and maybe a bias, in the layout of keras_sam.

@@ -18,6 +18,7 @@ class Kind:
         inside: A function from a `Place` and the model that it is in to the recipe, where
             that depends on more than the layer.
         keep: The names of sublayers that are needed beside attention.
+        adds_mask: Whether masks are added to its scores.
     """
 
     recipe: Callable
@@ -25,6 +26,7 @@ class Kind:
     two: bool = False
     inside: Callable | None = None
     keep: tuple = ()
+    adds_mask: bool = False
 
 
 _MULTI_HEAD = Kind(text.multi_head, adapter.query_and_value, two=True)
@@ -38,7 +40,7 @@ KINDS = {
     "CachedMultiHeadAttention": _MULTI_HEAD,
     "EsmSelfAttention": Kind(text.roformer, adapter.rows_masked),
     "FalconAttention": Kind(text.falcon),
-    "Gemma3VisionAttention": Kind(pictures.vit, adapter.with_nothing),
+    "Gemma3VisionAttention": Kind(pictures.vit, adapter.with_nothing, adds_mask=True),
     "Gemma3nTextAttention": Kind(text.gemma3n, adapter.heads_first),
     "Gemma4TextAttention": Kind(text.gemma4, adapter.own_keys),
     "GPTNeoXAttention": Kind(text.gpt_neo_x, adapter.with_cache),
@@ -48,7 +50,7 @@ KINDS = {
     "MoonshineMultiHeadAttention": Kind(
         text.moonshine, adapter.query_and_value, two=True, inside=text.moonshine_inside
     ),
-    "PaliGemmaVitAttention": Kind(pictures.vit, adapter.with_nothing),
+    "PaliGemmaVitAttention": Kind(pictures.vit, adapter.with_nothing, adds_mask=True),
     "Phi3Attention": Kind(text.llama),
     "Qwen3Attention": Kind(text.qwen3),
     "Qwen3MoeAttention": Kind(text.qwen3),
@@ -60,11 +62,13 @@ KINDS = {
         pictures.segformer, adapter.reduced, two=True, keep=("sr", "norm")
     ),
     "SmolLM3Attention": Kind(text.smollm3),
-    "T5Gemma2Attention": Kind(text.t5gemma, adapter.with_cache),
-    "T5Gemma2MergedAttention": Kind(text.t5gemma2_merged, adapter.merged, two=True),
-    "T5GemmaAttention": Kind(text.t5gemma, adapter.one_or_two),
+    "T5Gemma2Attention": Kind(text.t5gemma, adapter.with_cache, adds_mask=True),
+    "T5Gemma2MergedAttention": Kind(
+        text.t5gemma2_merged, adapter.merged, two=True, adds_mask=True
+    ),
+    "T5GemmaAttention": Kind(text.t5gemma, adapter.one_or_two, adds_mask=True),
     "T5MultiHeadAttention": Kind(text.t5, adapter.t5, inside=text.t5_inside),
-    "WindowAttention": Kind(pictures.swin, adapter.windows),
+    "WindowAttention": Kind(pictures.swin, adapter.windows, adds_mask=True),
     "WhisperCachedMultiHeadAttention": _MULTI_HEAD,
 }
 
@@ -117,7 +121,7 @@ PATTERNS = {
     "FalconTransformerDecoder": _causal,
     "GPTNeoXDecoder": _causal,
     "Gemma3DecoderBlock": _gemma3,
-    "Gemma3VisionAttention": Kind(pictures.vit, adapter.with_nothing),
+    "Gemma3VisionAttention": Kind(pictures.vit, adapter.with_nothing, adds_mask=True),
     "Gemma3nTextDecoderBlock": _causal,
     "Gemma4TextDecoderBlock": _gemma4,
     "GemmaDecoderBlock": _causal,

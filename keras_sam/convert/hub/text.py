@@ -7,93 +7,24 @@ of a model.
 import dataclasses
 
 from keras_sam import scores
+from keras_sam.convert.hub.parts import (
+    HEADS,
+    dropout,
+    first,
+    projections,
+    qk_norm,
+    rotary,
+    value_norm,
+    window,
+)
 from keras_sam.convert.hub.positions import GivenRotary, OwnRotary
-from keras_sam.convert.hub.recipe import Recipe, read_input, read_output
+from keras_sam.convert.hub.recipe import (
+    NoCounterpart,
+    Recipe,
+    read_input,
+    read_output,
+)
 from keras_sam.masks import Causal, Window
-
-HEADS = ("num_query_heads", "_num_query_heads", "num_attention_heads", "num_heads")
-HEADS = (*HEADS, "_num_heads", "heads")
-KEY_HEADS = ("num_key_value_heads", "_num_key_value_heads")
-DENSES = ("_{}_dense", "{}_dense", "{}_projector", "{0[0]}_proj", "{0[0]}_dense")
-
-
-def first(layer, names, *default):
-    """The first of some attributes that a layer has."""
-    for name in names:
-        if getattr(layer, name, None) is not None:
-            return getattr(layer, name)
-    if default:
-        return default[0]
-    raise AttributeError(f"{type(layer).__name__} has none of {', '.join(names)}")
-
-
-def projections(layer):
-    """The four projections that all have in common, by the arguments of a recipe."""
-    heads = first(layer, HEADS)
-    key_heads = first(layer, KEY_HEADS, heads)
-    query, key, value, output = (
-        first(layer, [name.format(part) for name in DENSES])
-        for part in ("query", "key", "value", "output")
-    )
-    return {
-        "query": read_input(query, heads),
-        "key": read_input(key, key_heads),
-        "value": read_input(value, key_heads),
-        "output": read_output(output, heads),
-    }
-
-
-def dropout(layer):
-    """The share of the weights that are dropped, by the argument of a recipe."""
-    names = ("dropout", "_dropout", "attention_dropout", "attention_dropout_rate")
-    for name in names:
-        if isinstance(getattr(layer, name, None), int | float):
-            return {"dropout": float(getattr(layer, name))}
-    return {}
-
-
-def rotary(embedding, **others):
-    """The step that does what a layer of rotary positions does."""
-    factor = getattr(embedding, "scaling_factor", 1.0) or 1.0
-    scaling = scores.Linear(float(factor)) if factor != 1 else None
-    kind = getattr(embedding, "rope_type", "linear")
-    if hasattr(embedding, "frequency_adjustment_factor"):  # Llama's ignores the other
-        scaling = None
-        if embedding.frequency_adjustment_factor is not None:
-            scaling = scores.Llama3(
-                float(embedding.frequency_adjustment_factor),
-                float(embedding.low_freq_factor),
-                float(embedding.high_freq_factor),
-                embedding.pretraining_sequence_length,
-            )
-    elif kind == "yarn":
-        scaling = scores.YaRN(
-            float(factor),
-            embedding.beta_fast,
-            embedding.beta_slow,
-            embedding.original_max_position_embeddings,
-            embedding.truncate,
-        )
-    elif kind != "linear":
-        raise ValueError(f"rotary positions of the type {kind!r} have no counterpart")
-    return scores.Rotary(float(embedding.max_wavelength), scaling, **others)
-
-
-def window(layer):
-    """The window that a layer has by itself."""
-    size = first(layer, ("sliding_window_size", "sliding_window"), None)
-    used = getattr(layer, "use_sliding_window_attention", True)
-    return Window(size) if size and used else None
-
-
-def qk_norm(layer, shift=0.0):
-    """The step of the norms of queries and keys, and its variables."""
-    pairs = ("_query_dense_layer_norm", "_query_norm", "query_norm", "q_norm")
-    query = first(layer, pairs)
-    names = [name.replace("query", "key").replace("q_", "k_") for name in pairs]
-    key = first(layer, names)
-    epsilon = first(query, ("epsilon", "eps"))
-    return scores.QKNorm("rms", epsilon, shift), (query.scale, key.scale)
 
 
 def llama(layer):
@@ -171,7 +102,7 @@ def t5gemma2_merged(layer):
 def gemma3n(layer):
     """Also of Gemma 4, whose values may be the keys before their norm."""
     if layer.is_kv_shared_layer:
-        raise ValueError("it attends to the keys and values of another layer")
+        raise NoCounterpart("it attends to the keys and values of another layer")
     chain = [qk_norm(layer), (value_norm(layer.v_norm), ())]
     chain += [(rotary(layer.rotary_embedding), ()), ("dot", ())]
     recipe = projections(layer)
@@ -181,7 +112,7 @@ def gemma3n(layer):
 
 def gemma4(layer):
     if layer.is_kv_shared_layer:
-        raise ValueError("it attends to the keys and values of another layer")
+        raise NoCounterpart("it attends to the keys and values of another layer")
     share = layer.rotary_dim / layer.head_dim
     scaling = scores.Proportional(share, float(layer.rope_layer.scaling_factor))
     turn = GivenRotary(float(layer.rope_layer.max_wavelength), scaling)
@@ -192,7 +123,7 @@ def gemma4(layer):
     heads, key_heads = layer.num_query_heads, layer.effective_num_kv_heads
     value = layer.key_dense if layer.attention_k_eq_v else layer.value_dense
     if layer.attention_k_eq_v:
-        raise ValueError("its keys and values share one kernel (`attention_k_eq_v`)")
+        raise NoCounterpart("its keys and values share one kernel (`attention_k_eq_v`)")
     recipe = Recipe(
         read_input(layer.query_dense, heads),
         read_input(layer.key_dense, key_heads),
@@ -200,10 +131,6 @@ def gemma4(layer):
         read_output(layer.output_dense, heads),
     )
     return dataclasses.replace(recipe, score=tuple(chain), options=dropout(layer))
-
-
-def value_norm(norm):
-    return scores.ValueNorm(first(norm, ("epsilon", "eps")))
 
 
 def t5(layer):
@@ -230,12 +157,12 @@ def t5_inside(place, root):
         alike = type(other) is type(layer) and other.is_decoder == layer.is_decoder
         if alike and other.use_relative_attention_bias:
             return dataclasses.replace(recipe, score=t5(other).score)
-    raise ValueError("no layer of its stack has the biases by distance")
+    raise NoCounterpart("no layer of its stack has the biases by distance")
 
 
 def moonshine(layer):
     if layer.apply_rotary_embedding:
-        raise ValueError("it is handed rotary positions: convert the model it is in")
+        raise NoCounterpart("it is handed rotary positions: convert the model it is in")
     return Recipe(**projections(layer), options=dropout(layer))
 
 
@@ -302,7 +229,7 @@ def bloom(layer):
     """A bias by the position of the key, which in causal attention is one by distance."""
     scale = 1.0
     if layer._alibi_layer.alibi_bias_max != 8:
-        raise ValueError("`alibi_bias_max` must be 8")
+        raise NoCounterpart("`alibi_bias_max` must be 8")
     chain = (("scaled_dot", ()), (scores.ALiBi(scale), ()))
     recipe = projections(layer)
     return Recipe(**recipe, score=chain, causal=True, options=dropout(layer))
@@ -328,7 +255,7 @@ def roformer(layer):
 def multi_head(layer):
     """Of KerasHub's versions of Keras's `MultiHeadAttention` with caches."""
     if layer._attention_axes not in (None, (1,)):
-        raise ValueError("its positions have several axes (`attention_axes`)")
+        raise NoCounterpart("its positions have several axes (`attention_axes`)")
     names = ("kernel_regularizer", "bias_regularizer", "activity_regularizer")
     names = (*names, "kernel_constraint", "bias_constraint")
     options = {name: getattr(layer, f"_{name}", None) for name in names}
