@@ -1,6 +1,7 @@
 """How many keys does decoding need? Loss against a budget, with and without selection.
 
-The model of `examples/write_code.py` is trained in three ways, from each seed:
+The model of `examples/write_code.py`, with rotary positions alone, is trained in three
+ways, from each seed:
 
     plain            causal attention. Within a budget of K keys a row sees the first key
                      and the K - 1 latest, which is the best known way without training
@@ -30,15 +31,17 @@ import numpy as np
 import tensorflow as tf
 
 import keras_sam
+from keras_sam.scores import Rotary
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 import write_code
 
 BUDGETS = 256, 128, 64, 32, 16, 8
+SCORE = {"score": [Rotary(), "scaled_dot"]}  # what selects may have no bias by position
 NETWORKS = {
-    "plain": {},
-    "selective": {"selective": True},
-    "memory loss": {"selective": True, "memory_loss": 0.1 / write_code.DEPTH},
+    "plain": SCORE,
+    "selective": {"selective": True, **SCORE},
+    "memory loss": {"selective": True, "memory_loss": 0.1 / write_code.DEPTH, **SCORE},
 }
 
 
@@ -67,7 +70,7 @@ def within(model, name, size, budget):
     mask = None
     if budget < write_code.LENGTH:
         mask = keras_sam.masks.Window(budget - 1) | keras_sam.masks.Global(1)
-    other = write_code.build(size, mask=mask)
+    other = write_code.build(size, mask=mask, **SCORE)
     other.set_weights(model.get_weights())
     return other
 

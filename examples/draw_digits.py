@@ -33,7 +33,7 @@ options = parser.parse_args()
 output = pathlib.Path(options.output)
 output.mkdir(parents=True, exist_ok=True)
 seeds = options.seeds or (1 if options.quick else 3)
-epochs, drawn = (2, 100) if options.quick else (16, 500)
+epochs, drawn = (1, 50) if options.quick else (16, 500)
 side, shades, width, depth = 8, 17, 64, 3
 
 # The data: 1797 pictures, of shades 0 to 16. The digits 0 to 9 are written as 17 to 26.

@@ -46,7 +46,7 @@ class Settings:
         return self.epochs * self.steps * BATCH * LENGTH
 
 
-QUICK = Settings(files=36, pieces=300, epochs=2, steps=10, tests=8, written=48)
+QUICK = Settings(files=12, pieces=200, epochs=2, steps=5, tests=4, written=32)
 
 
 # The data: the library's files, without its tests and tables.
@@ -173,11 +173,9 @@ def build(size, attention=True, **options):
         if attention:
             # Slopes of 2, 1/2, 1/8 and 1/32: heads look near, less near and far from the
             # beginning. With rotary positions alone they find that out much later.
-            score = [Rotary(), "scaled_dot", ALiBi(scale=8.0)]
+            options = {"score": [Rotary(), "scaled_dot", ALiBi(scale=8.0)], **options}
             name = f"read_{block}"
-            y = keras_sam.SelfAttention(
-                HEADS, causal=True, score=score, name=name, **options
-            )(y)
+            y = keras_sam.SelfAttention(HEADS, causal=True, name=name, **options)(y)
         else:
             y = layers.Conv1D(WIDTH, 4, padding="causal")(y)
         x = layers.Add()([x, y])

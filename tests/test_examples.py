@@ -97,9 +97,9 @@ TABLE = (
     Example(
         "write_code",
         {
-            r"(\d+) pieces of \d.\d\d characters in 36 files": (100_000, 1_000_000),
-            r"seed 0, attention: (\d\.\d+) bits a character": (1, 4.5),
-            r"counting, all files +(\d\.\d+)": (1, 3),
+            r"(\d+) pieces of \d.\d\d characters in 12 files": (10_000, 1_000_000),
+            r"seed 0, attention: (\d\.\d+) bits a character": (1, 6),
+            r"counting, all files +(\d\.\d+)": (1, 4),
             r"(\d+) pieces a second (?:with|recomputing)": (1, 100_000),
             f"Equal pieces of both: {PERCENT}": (90, 100),
             f"Equal pieces of the loaded model in a new process: {PERCENT}": (100, 100),

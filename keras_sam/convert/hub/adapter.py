@@ -37,7 +37,7 @@ class HubAttention(keras.layers.Layer):
         super().__init__(name=old.name, dtype=old.dtype_policy)
         self.supports_masking = True
         self.attention = attention
-        self._parameters = inspect.signature(type(old).call)
+        self._signature = inspect.signature(type(old).call)
         self._kind = kind
         for name in kind.keep:
             setattr(self, name, getattr(old, name, None))
@@ -47,7 +47,7 @@ class HubAttention(keras.layers.Layer):
     def __call__(self, *args, **kwargs):
         # Not through Keras: it would look for tensors in a `Padding`, and in arguments
         # that have other names in each layer of KerasHub.
-        call = dict(self._parameters.bind(self, *args, **kwargs).arguments)
+        call = dict(self._signature.bind(self, *args, **kwargs).arguments)
         call.pop("self")
         call.update(call.pop("kwargs", {}))
         return self._kind.answer(self, call)

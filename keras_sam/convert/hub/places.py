@@ -92,7 +92,8 @@ def places(root):
             continue
         seen.add(id(owner))
         children = {id(layer): layer for layer in owner._layers}
-        for name, value in list(vars(owner).items()):
+        attributes = {**vars(owner), **vars(owner).get("_modules", {})}  # PyTorch's
+        for name, value in attributes.items():
             listed = isinstance(value, list) and name != "_layers"
             for index, layer in enumerate(value) if listed else [(None, value)]:
                 layer = children.get(id(layer))
