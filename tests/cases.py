@@ -129,6 +129,7 @@ CASES = {
             "sliding_window": 3,
             "mask": masks.Window(2) | masks.Global(1),
             "selective": True,
+            "memory_loss": 0.1,
             "dropout": 0.2,
             "use_bias": False,
             "kernel_initializer": keras.initializers.HeNormal(seed=3),

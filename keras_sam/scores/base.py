@@ -142,7 +142,7 @@ class Score(keras.layers.Layer):
         # Older versions of Keras leave out what was not given to the constructor.
         parameters = inspect.signature(type(self).__init__).parameters.values()
         arguments = {x.name: x.default for x in parameters if _is_plain(x.default)}
-        return {**arguments, **self._auto_config.config, **known}
+        return {**known, **arguments, **self._auto_config.config, **known}
 
     @property
     def is_dot_product(self):
