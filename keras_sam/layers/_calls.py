@@ -33,6 +33,18 @@ def wrong_call(layer, args, kwargs):
     return None
 
 
+def missing(layer, name, call):
+    """Returns the error that a call lacks an argument.
+
+    Args:
+        layer: The layer.
+        name: The argument, which has a default for calls of another kind.
+        call: The arguments of a call that is right.
+    """
+    called = f"{_named(layer)}, which is called as `layer({call})`"
+    return TypeError(f"Missing a required argument: {name!r}, in {called}")
+
+
 def three_shapes(layer, query, value, key):
     """Returns the shapes of query, value and key, also from one list of them."""
     if value is None:

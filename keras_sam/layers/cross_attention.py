@@ -5,7 +5,7 @@ import keras
 from keras_sam import _validation as check
 from keras_sam.layers._cached import current
 from keras_sam.layers._cached_cross import CachedCrossAttention
-from keras_sam.layers._calls import three_shapes
+from keras_sam.layers._calls import missing, three_shapes
 from keras_sam.layers._masks import keras_mask, pass_on
 from keras_sam.layers._multi_head import ProjectedAttention
 from keras_sam.layers._query_value import QueryValueAttention
@@ -89,6 +89,12 @@ class CrossAttention(ProjectedAttention, CachedCrossAttention, QueryValueAttenti
     """
 
     kind = "cross"
+
+    def __call__(self, *args, cache=None, **kwargs):
+        alone = len(args) == 1 and not isinstance(args[0], list | tuple)
+        if alone and cache is None and kwargs.get("value") is None:
+            raise missing(self, "value", "query, value")
+        return super().__call__(*args, cache=cache, **kwargs)
 
     def build(self, query_shape, value_shape=None, key_shape=None):
         given = three_shapes(self, query_shape, value_shape, key_shape)
