@@ -397,6 +397,7 @@ def test_signatures_name_every_argument(layer):
         by_keyword = inspect.Parameter.KEYWORD_ONLY
         named = {n for n, p in parameters.items() if p.kind is by_keyword} - {
             "selective",
+            "memory_loss",
             "mask",
         }
         assert named <= MULTI_HEAD
