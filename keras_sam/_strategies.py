@@ -5,11 +5,33 @@ score, a normalizer or a mask. It may be named by a string, given as an instance
 back from a configuration as a dictionary.
 """
 
+import contextlib
 import inspect
 
 import keras
+from keras.src.backend.common import global_state
 
 _DEEPEST = 64  # dictionaries and lists within each other
+# Where Keras keeps the objects that several layers of a file share.
+_SHARED = "shared_objects/id_to_obj_map", "shared_objects/id_to_config_map"
+
+
+@contextlib.contextmanager
+def outside_sharing():
+    """Lets copies be made by configurations while Keras loads a model.
+
+    Keras finds objects that several layers share by their `id`, which a new object may get
+    from one that is gone. So a copy that is made while a model is loaded could get a part
+    of another one.
+    """
+    held = {name: global_state.get_global_attribute(name) for name in _SHARED}
+    try:
+        for name in _SHARED:
+            global_state.set_global_attribute(name, None)
+        yield
+    finally:
+        for name, value in held.items():
+            global_state.set_global_attribute(name, value)
 
 
 def refuse_deep(name, config):

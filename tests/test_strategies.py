@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from common import NORMALIZERS, SCORES, label, numpy, random, refused
 from keras import ops
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from keras_sam import (
     CrossAttention,
@@ -276,3 +277,15 @@ def test_an_h5_file_holds_the_weights_of_scores(tmp_path):
         file["model_weights"].visit(names.append)
     for weight in ("query_kernel", "key_kernel", "bias", "vector"):
         assert any(name.endswith(f"/{weight}") for name in names), names
+
+
+@pytest.mark.parametrize("make", [lambda: [scores.QKNorm(), "dot"], lambda: scores.Dot()])
+def test_layers_made_while_a_model_is_loaded_share_no_score(make):
+    """Keras would find the parts of one copy again by their `id`."""
+    score = scores.get(make())
+    with ObjectSharingScope():
+        first, second = (SelfAttention(2, score=score).score for _ in range(2))
+    assert first is not second
+    if isinstance(score, scores.Chain):
+        pairs = zip(first.steps, second.steps, strict=True)
+        assert all(one is not other for one, other in pairs)

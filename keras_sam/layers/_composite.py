@@ -3,7 +3,7 @@
 import keras
 
 from keras_sam import scores
-from keras_sam._strategies import refuse_deep
+from keras_sam._strategies import outside_sharing, refuse_deep
 from keras_sam.layers._calls import check_tensors, wrong_call
 
 
@@ -133,4 +133,5 @@ def own_score(score, dtype_policy):
             "`score` must not have weights yet, because each layer has a score of its "
             f"own. Received: score={score!r}, which is built"
         )
-    return type(score).from_config(score.get_config())
+    with outside_sharing():
+        return type(score).from_config(score.get_config())
