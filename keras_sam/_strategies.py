@@ -18,11 +18,10 @@ _SHARED = "shared_objects/id_to_obj_map", "shared_objects/id_to_config_map"
 
 @contextlib.contextmanager
 def outside_sharing():
-    """Lets copies be made by configurations while Keras loads a model.
+    """Suspends Keras's sharing of objects, for copies that are made during loading.
 
-    Keras finds objects that several layers share by their `id`, which a new object may get
-    from one that is gone. So a copy that is made while a model is loaded could get a part
-    of another one.
+    While Keras loads a model, objects with the same `id` become one object. Python reuses
+    the `id` of a freed object, so two copies could wrongly become one.
     """
     held = {name: global_state.get_global_attribute(name) for name in _SHARED}
     try:

@@ -176,12 +176,14 @@ def attend(
     )
     inputs = requests.Inputs(query, key, value, bias, (*operands, *weights), sinks)
     sizes = requests.Sizes.of(inputs)
+    by_formula = block_size is None or return_attention_scores or portable.is_portable()
+    if by_formula or on_call is not None:
+        whole = inputs.scaled(scale).repeated()
     if on_call is not None:
-        on_call(recorded.Call(inputs.scaled(scale).repeated(), constants, asked))
-    if block_size is None or return_attention_scores or portable.is_portable():
+        on_call(recorded.Call(whole, constants, asked))
+    if by_formula:
         explanations.note("reference", "all rows at once are asked for", sizes)
-        inputs = inputs.scaled(scale).repeated()
-        output, weights = reference.attend(inputs, constants, asked)
+        output, weights = reference.attend(whole, constants, asked)
         output = ops.cast(output, given)
         return (output, weights) if return_attention_scores else output
     asked, temperature = _without_temperature(asked)

@@ -20,12 +20,11 @@ where the weight is divided by the number of layers.
 from keras import ops
 
 from keras_sam.attention import reference
+from keras_sam.attention.cache import LATEST
 from keras_sam.attention.penalty import accumulate, first_head, select, selectable_keys
 from keras_sam.attention.request import Sizes
 from keras_sam.backend import loops
 from keras_sam.normalizers.masking import both, unmasked, wide_scores
-
-LATEST = 2**30  # later than all positions
 
 
 def needed_keys(call):

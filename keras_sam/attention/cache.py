@@ -1,4 +1,4 @@
-"""The tensors that attention remembers between decoding steps, and where in them what is.
+"""The tensors of a cache, and the slot of each position in them.
 
 ::
 
@@ -22,7 +22,7 @@ from keras import ops
 
 from keras_sam import _validation as check
 
-EMPTY = -1  # the position of a slot with nothing in it
+EMPTY = -1  # the position of an empty slot
 NAMES = "keys_values", "positions", "segments", "selected", "first", "kept"
 LATEST = 2**30  # later than all positions
 
@@ -32,13 +32,13 @@ class Cache(NamedTuple):
 
     Args:
         keys_values: `(B, 2, S, key heads, D)`: keys, and values.
-        positions: Integers `(B, S)`, the position of what is in each slot, or `EMPTY`; or
+        positions: Integers `(B, S)`, the position of the key in each slot, or `EMPTY`; or
             None, if all rows are written and no slot has to be looked up.
         segments: Integers `(B, S)`, the segments of the keys, or None.
         selected: `(B, S)`, what all rows so far take off each key; see `selective`. None
             where attention is not selective.
         first: Integers `(B,)`, the first position that is not padding, or None.
-        kept: Integers `(B, S)`, the position of what is in each slot, or `EMPTY`, where
+        kept: Integers `(B, S)`, the position of the key in each slot, or `EMPTY`, where
             positions have no slots of their own but compete for them; see `budget`.
     """
 
@@ -221,7 +221,7 @@ class Step:
 
 
 def check_room(index, rows, slots, ring, where):
-    """Refuses rows for which there is no slot, as far as numbers are known.
+    """Refuses more rows than a cache has slots, where the index is a Python integer.
 
     Args:
         index: See `Step`.

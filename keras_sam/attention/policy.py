@@ -133,7 +133,7 @@ class Policy:
         if self.kernel is not None or block_size != "auto":
             return None, "a kernel or a block size is asked for"
         if device.backend == "jax" and not _are_known(sizes):  # as in `jax.export`
-            return None, "fused kernels are made for known sizes"
+            return None, "fused kernels need known sizes"
         given = request, sizes, device, traits
         against_library = library.objection(*given, self)
         if against_library is None:
@@ -259,7 +259,7 @@ class Policy:
     def _parts(self, blocks, positions, sizes):
         """Returns tiles of the size that costs least with the mask of a call."""
         lengths = sizes.rows, sizes.keys
-        if positions.allow_all or not all(isinstance(n, int) for n in lengths):
+        if positions.allow_all or not _are_known(lengths):
             return blocks
         costs = {}
         for parts, cost in self.flash_parts:

@@ -208,7 +208,7 @@ class Decoder:
                 names, a list in their order, or the only one.
             jit_compile: Whether XLA compiles the loop. `"auto"` does on JAX and on
                 accelerators. XLA compiles for each batch size, `max_length` and sampler,
-                which takes seconds; TensorFlow's graph without it is made as often.
+                which takes seconds. Without XLA, TensorFlow traces a graph equally often.
             memory_budget: See `make_cache`.
 
         Returns:

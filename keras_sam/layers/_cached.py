@@ -11,6 +11,7 @@ from keras_sam.attention import cache as caches
 from keras_sam.attention.positions import Positions
 from keras_sam.attention.slots import CachedAttention
 from keras_sam.layers._axes import Axes, Pairs
+from keras_sam.layers._calls import named
 from keras_sam.layers._composite import CompositeLayer
 
 _running = contextvars.ContextVar("keras_sam_decoding", default=None)
@@ -55,7 +56,7 @@ class CachedLayer(CompositeLayer):
 
     @property
     def _where(self):
-        return f"{self.__class__.__name__} {self.name!r}"
+        return named(self)
 
     def _asked(self, use_causal_mask=False, selective=False):
         """Returns what attention over the cache computes."""

@@ -175,7 +175,7 @@ class CachedSelfAttention(CachedLayer):
         if shape[-2] != 1 or (len(shape) == 4 and shape[1] != 1):
             raise ValueError(
                 "`attention_mask` must be the same for all rows while a `Decoder` runs: "
-                f"`mask` of {self._where} says which pairs count. "
+                f"`mask` of {self._where} decides between pairs. "
                 f"Received: attention_mask.shape={shape}"
             )
         mask = ops.cast(attention_mask, "bool")

@@ -41,7 +41,7 @@ def missing(layer, name, call):
         name: The argument, which has a default for calls of another kind.
         call: The arguments of a call that is right.
     """
-    called = f"{_named(layer)}, which is called as `layer({call})`"
+    called = f"{named(layer)}, which is called as `layer({call})`"
     return TypeError(f"Missing a required argument: {name!r}, in {called}")
 
 
@@ -50,7 +50,7 @@ def three_shapes(layer, query, value, key):
     if value is None:
         if len(query) not in (2, 3) or not hasattr(query[0], "__len__"):
             raise ValueError(
-                f"`value_shape` must be given, in {_named(layer)}. "
+                f"`value_shape` must be given, in {named(layer)}. "
                 f"Received: query_shape={query!r}"
             )
         query, value, key = (*query, None)[:3]
@@ -69,7 +69,7 @@ def _ragged(layer, name, tensor):
             f", and `{mask}=tf.sequence_mask({name}.row_lengths())` tells what is padding"
         )
     return ValueError(
-        f"`{name}` must not be ragged, in {_named(layer)}. {how}. "
+        f"`{name}` must not be ragged, in {named(layer)}. {how}. "
         f"Received: {name}.shape={tuple(tensor.shape)}"
     )
 
@@ -78,11 +78,12 @@ def _parameters(layer):
     return inspect.signature(layer.call).parameters
 
 
-def _named(layer):
+def named(layer):
+    """Returns the class and the name of a layer, for messages."""
     return f"{type(layer).__name__} {layer.name!r}"
 
 
 def _called(layer):
     """The name of a layer, and a call with the arguments that have no default."""
     needed = [n for n, p in _parameters(layer).items() if p.default is p.empty]
-    return f"{_named(layer)}, which is called as `layer({', '.join(needed)})`"
+    return f"{named(layer)}, which is called as `layer({', '.join(needed)})`"

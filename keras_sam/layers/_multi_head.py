@@ -261,10 +261,7 @@ class ProjectedAttention(CachedLayer):
             self.add_loss(memory_loss * budget.memory_loss(calls[0]))
         if recording:
             self._record(weights, calls[0], inputs, axes, key_axes)
-        output = ops.swapaxes(output, 1, 2)  # (B, T, H, Dv)
-        if gate is not None:
-            output = ops.multiply(output, gate)
-        output = axes.restore(self.output_dense(output), inputs)
+        output = axes.restore(self._finish(output, gate), inputs)
         if not return_attention_scores:
             return output
         return output, axes.restore_weights(weights, inputs)
@@ -276,8 +273,7 @@ class ProjectedAttention(CachedLayer):
         record(self, weights, details, allowed)
 
     def _axes(self, shape):
-        where = f"{self.__class__.__name__} {self.name!r}"
-        return Axes.of(shape, self.attention_axes, where)
+        return Axes.of(shape, self.attention_axes, self._where)
 
     def _output_specs(self, query, key, return_attention_scores, value=None):
         """The symbolic results of a call."""
@@ -294,7 +290,7 @@ class ProjectedAttention(CachedLayer):
         """Refuses a mask or bias that does not have the shape of pairs of positions."""
         pairs = Pairs(self._axes(query.shape), self._axes(key.shape), self.num_heads)
         for name, tensor in tensors.items():
-            pairs.check(name, tensor, f"{self.__class__.__name__} {self.name!r}")
+            pairs.check(name, tensor, self._where)
 
     def get_config(self):
         return {

@@ -212,10 +212,10 @@ class CrossAttention(ProjectedAttention, CachedCrossAttention, QueryValueAttenti
 
     def _check_not_cached(self, value, index):
         if value is None:
-            expected = f"a tensor where `cache` is None, in CrossAttention {self.name!r}"
+            expected = f"a tensor where `cache` is None, in {self._where}"
             raise check.invalid("value", expected, value)
         if index is not None:
-            expected = f"None where `cache` is, in CrossAttention {self.name!r}"
+            expected = f"None where `cache` is, in {self._where}"
             raise check.invalid("cache_update_index", expected, index)
 
     def _check_shapes(self, query, value, key):
@@ -240,7 +240,7 @@ class CrossAttention(ProjectedAttention, CachedCrossAttention, QueryValueAttenti
         channels = f"{width} channels" if width else "known channels"
         raise ValueError(
             f"`{name}` must have the shape (batch, length, channels) with {channels}, or "
-            f"two or three axes instead of the length, in CrossAttention {self.name!r}. "
+            f"two or three axes instead of the length, in {self._where}. "
             f"Received: {name}.shape={tuple(shape)}"
         )
 

@@ -211,7 +211,7 @@ def windows(layer, call):
 
 
 def reduced(layer, call):
-    """The output of attention to a picture that is made smaller first."""
+    """The output of attention whose keys come from the downsampled picture."""
     x = small = call["x"]
     if layer.sr is not None:
         batch, length, channels = ops.shape(x)

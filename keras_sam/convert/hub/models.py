@@ -18,7 +18,8 @@ NAME = "keras_sam>Converted"
 class Converted:
     """What a file names instead of a class of KerasHub whose attention is ours.
 
-    In the configuration is that of the original, which is made and converted anew.
+    The configuration contains that of the original. Loading builds the original from it
+    and converts it.
     """
 
     @staticmethod

@@ -145,7 +145,7 @@ def replace_all(root):
 
 
 def _prepared(place, root):
-    """Returns a recipe, and the layer that is made by it."""
+    """Returns the recipe of an attention layer, and the new layer from it."""
     kind = kind_of(place.layer)
     try:
         recipe = kind.inside(place, root) if kind.inside else kind.recipe(place.layer)
