@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+import keras_sam
 from keras_sam import CBAM, CrossAttention, SelectiveAttention, SelfAttention
 from keras_sam.callbacks import AttentionTensorBoard, attention_tensorboard
 from keras_sam_viewer.reader import read_log_dir
@@ -119,7 +121,44 @@ def test_a_directory_that_is_read_only(tmp_path):
         assert not files(tmp_path)
 
 
-def test_a_kill_in_the_middle_of_writing(tmp_path):
+KILLED = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+import test_training_survives as here
+here.fit(here.model(), here.AttentionTensorBoard({logs!r}, here.data(2)), epochs=500)
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes(tmp_path):
+    """The system kills it in the middle of a record; the next training goes on behind it."""
+    logs = tmp_path / "logs"
+    limit = 80_021
+    code = KILLED.format(limit=limit, logs=str(logs))
+    options = {"cwd": pathlib.Path(__file__).parent, "capture_output": True, "text": True}
+    root = str(pathlib.Path(keras_sam.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, **options)
+    assert done.returncode == -signal.SIGXFSZ, done.stdout + done.stderr[-2000:]
+    (cut,) = (path for path in files(logs) if path.stat().st_size == limit)
+    whole = events(cut)
+    assert len(whole) > 1
+    # What the cut record had is missing, and nothing else is.
+    (run,) = (run for run in read_log_dir(logs) if run.blobs)
+    before = run.steps
+    assert before == list(range(-1, len(before) - 1))
+    assert len(before) > 2
+    assert not fit(model(), AttentionTensorBoard(logs, data(2)), epochs=2)
+    assert events(cut) == whole
+    (run,) = (run for run in read_log_dir(logs) if run.blobs)
+    added = run.steps[len(before) :]
+    assert run.steps[: len(before)] == before
+    # The step that was cut may be there in other files, and is not counted twice.
+    assert added in [[before[-1] + 1 + n, before[-1] + 2 + n] for n in (0, 1)]
+
+
+def test_a_file_that_is_cut_off_anywhere(tmp_path):
     """Whatever a process has written when it is killed: whole records are read."""
     fit(model(), AttentionTensorBoard(tmp_path / "whole", data(2)), epochs=2)
     (path,) = (tmp_path / "whole" / "attention").glob("events.*")
