@@ -4,18 +4,16 @@ README.md is the home page and CHANGELOG.md the page of changes; their links int
 links between pages there. When the site is built, every public name must be in it.
 """
 
-import ast
 import pathlib
 import zlib
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
+from site_docstrings import public_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md"}
 HIDE_MENU = "---\nhide:\n  - navigation\n---\n"
-PACKAGES = ("addons", "callbacks", "darknet", "masks", "normalizers", "scores")
-NOT_LISTED = {"keras_sam.__version__", "keras_sam.layers", "keras_sam.distribution"}
 
 
 def on_files(files, config):
@@ -37,16 +35,3 @@ def on_post_build(config):
     missing = [name for name in public_names() if name not in documented]
     if missing:
         raise PluginError(f"No page of docs/api has {', '.join(missing)}.")
-
-
-def public_names():
-    """Yields all names that are for users, read from `__all__` without any import."""
-    for package in ("", *PACKAGES):
-        path = ROOT.joinpath("keras_sam", package, "__init__.py")
-        (names,) = (
-            ast.literal_eval(node.value)
-            for node in ast.parse(path.read_text("utf-8")).body
-            if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
-        )
-        prefix = f"keras_sam.{package}." if package else "keras_sam."
-        yield from (prefix + name for name in names if prefix + name not in NOT_LISTED)

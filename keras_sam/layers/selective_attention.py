@@ -156,10 +156,11 @@ class SelectiveAttention(CompositeLayer):
     ((None, 5, 32), (None, 32))
 
     References:
-        Yang et al., 2016, "Hierarchical Attention Networks for Document Classification"
-        (https://aclanthology.org/N16-1174), eqs. 5 to 7, for "context". Bahdanau et
-        al., 2015 (https://arxiv.org/abs/1409.0473), eq. 6, for "query". Bengio et al.,
-        2013 (https://arxiv.org/abs/1308.3432), section 4, for the gradient of `top_k`.
+        - Yang et al., 2016, "Hierarchical Attention Networks for Document
+          Classification" (https://aclanthology.org/N16-1174), eqs. 5 to 7, for "context".
+        - Bahdanau et al., 2015 (https://arxiv.org/abs/1409.0473), eq. 6, for "query".
+        - Bengio et al., 2013 (https://arxiv.org/abs/1308.3432), section 4, for the gradient
+          of `top_k`.
     """
 
     @_num_heads_first

@@ -152,13 +152,15 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
     TensorShape([3, 2])
 
     References:
-        Vaswani et al., 2017, "Attention Is All You Need"
-        (https://arxiv.org/abs/1706.03762), section 3.2. Ainslie et al., 2023, "GQA:
-        Training Generalized Multi-Query Transformer Models"
-        (https://arxiv.org/abs/2305.13245). Leviathan et al., 2024, "Selective Attention
-        Improves Transformer" (https://arxiv.org/abs/2410.02703), section 3 and, for
-        `memory_loss`, the one on an explicit loss. Qiu et al., 2025, "Gated Attention
-        for Large Language Models" (https://arxiv.org/abs/2505.06708), for `use_gate`.
+        - Vaswani et al., 2017, "Attention Is All You Need"
+          (https://arxiv.org/abs/1706.03762), section 3.2.
+        - Ainslie et al., 2023, "GQA: Training Generalized Multi-Query Transformer Models"
+          (https://arxiv.org/abs/2305.13245), for `num_key_value_heads`.
+        - Leviathan et al., 2024, "Selective Attention Improves Transformer"
+          (https://arxiv.org/abs/2410.02703), section 3 and, for `memory_loss`, the one on
+          an explicit loss.
+        - Qiu et al., 2025, "Gated Attention for Large Language Models"
+          (https://arxiv.org/abs/2505.06708), for `use_gate`.
     """
 
     kind = "self"
