@@ -108,8 +108,8 @@ class Docstrings(griffe.Extension):
     """Rewrites every docstring that is read, and puts functions in front of modules.
 
     `keras_sam.convert` is a function, and the name of the package that has it. Who imports
-    it gets the function. `keras_sam.scores.serialize` and its like are methods of one object,
-    and are shown as the functions that they are for users.
+    it gets the function. `keras_sam.scores.serialize` and its like are methods of one
+    object, and are shown as the functions that they are for users.
     """
 
     def on_instance(self, *, obj, **kwargs):
@@ -140,7 +140,9 @@ def put_functions_first(module):
 def make_functions(module, methods):
     """Replaces attributes such as `get = _strategies_by_name.get` by functions."""
     for name, member in list(module.members.items()):
-        found = re.fullmatch(r"_strategies_by_name\.(\w+)", str(getattr(member, "value", "")))
+        found = re.fullmatch(
+            r"_strategies_by_name\.(\w+)", str(getattr(member, "value", ""))
+        )
         if not found or name.startswith("_"):
             continue
         method = methods[found[1]]

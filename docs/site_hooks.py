@@ -19,7 +19,11 @@ HIDE_MENU = "---\nhide:\n  - navigation\n---\n"
 def on_files(files, config):
     for page, source in PAGES.items():
         text = (ROOT / source).read_text("utf-8")
-        for before, after in (("](docs/", "]("), ('src="docs/', 'src="')):
+        for before, after in (
+            ("](docs/", "]("),
+            ('src="docs/', 'src="'),
+            ('srcset="docs/', 'srcset="'),
+        ):
             text = text.replace(before, after)
         if page == "index.md":
             text = HIDE_MENU + text

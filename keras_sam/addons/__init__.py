@@ -11,8 +11,8 @@ have for it, and changes nothing else. TensorFlow Addons itself is not needed.
 - `Addons>MultiHeadAttention` becomes `keras_sam.addons.MultiHeadAttention`, with the same
   arguments, weights and outputs. `convert` makes it a `SelfAttention` or `CrossAttention`.
 - `Addons>sparsemax`, `gelu`, `hardshrink`, `lisht`, `mish`, `snake`, `softshrink` and
-  `tanhshrink` become the functions of `keras_sam.addons.activations`. As a normalizer, there
-  is `keras_sam.normalizers.Sparsemax`.
+  `tanhshrink` become the functions of `keras_sam.addons.activations`. As a normalizer,
+  there is `keras_sam.normalizers.Sparsemax`.
 - `Addons>Sparsemax` and `Addons>GELU` become `keras_sam.addons.Sparsemax` and
   `keras_sam.addons.GELU`.
 - `tfa.seq2seq.LuongAttention` and `BahdanauAttention` become the scores `Bilinear` and

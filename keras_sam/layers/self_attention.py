@@ -74,7 +74,7 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
         mask: A `keras_sam.masks.Mask`, such as `Causal() & (Window(256) | Global(16))`, or
             None. Compiled kernels skip tiles of rows and keys that are masked as a whole,
             and make no tensor of all pairs.
-        selective: Whether there is selective masking, as above. `causal` must be True
+        selective: Whether to use selective masking, as above. `causal` must be True
             then. `sliding_window` changes nothing of `F`: who could select a key in the
             window of a row has it in its own.
         memory_loss: The weight of a loss in training that teaches to select more, so that
@@ -83,14 +83,14 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
             is the mean over examples of the largest `M_i`, divided by the number of rows.
             Leviathan et al. give each of `L` layers 0.1 / L. It makes one matrix of all
             pairs. 0 is no such loss.
+        output_shape: The sizes of the output's last axes, instead of `C`.
+        attention_axes: The axes of the positions. All other axes between batch and
+            channels are further examples. None is all axes between them.
+        use_gate: Whether the heads' outputs are multiplied by `sigmoid(x W_g + b_g)`. The
+            weights of the gate are between those of keys and values.
+        bias_initializer, bias_regularizer, bias_constraint: For the projections.
+        kernel_constraint, activity_regularizer: For the projections.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
-
-    As in `MultiHeadAttention`, and by keyword only: `output_shape`, the sizes that the
-    output has instead of `C`; `attention_axes`, the axes of the positions, where all
-    others between batch and channels only tell examples apart; `use_gate`, which
-    multiplies the heads' outputs by `sigmoid(x W_g + b_g)` (Qiu et al., 2025), with its
-    weights between those of keys and values; and for the projections `bias_initializer`,
-    `bias_regularizer`, `activity_regularizer`, `kernel_constraint`, `bias_constraint`.
 
     Call arguments:
         inputs: Tensor `(B, T, C)`, or `(B, height, width, C)` or `(B, depth, height,
