@@ -42,7 +42,7 @@ class CBAM(Gate):
         hidden_units, activation, use_bias: See `ChannelAttention`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
-    What else the two can do, they do when they are made by hand and called in turn.
+    For other arguments of the two, call `ChannelAttention` and `SpatialAttention` in turn.
 
     Call arguments:
         inputs: Tensor `(B, L, C)`, `(B, height, width, C)` or `(B, depth, height, width,

@@ -51,12 +51,12 @@ class ChannelAttention(Gate):
         mask: Boolean, the shape of `inputs` without channels, False for padding; Keras
             hands over the mask of an `Embedding` or `Masking` layer by itself.
         return_attention_scores: Whether to return the weights as well.
-        training: Changes nothing.
+        training: Has no effect.
 
     Masking:
-        Padding does not feed the pooling, and is weighed as the rest of its example is;
-        what is no finite number there becomes zero.
-        An example that is all padding is pooled to zeros. The mask is passed on.
+        Padding does not enter the pooling. It is multiplied by the weights of its example,
+        and numbers in it that are not finite become zero. An example that is all padding
+        is pooled to zeros. The mask is passed on.
 
     Output shape:
         The shape of `inputs`; with `return_attention_scores=True` also the weights,

@@ -63,7 +63,7 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
             `mask=keras_sam.masks.Causal()`, beside any other mask.
         sliding_window: Attend only to positions less than this many away, before and
             after (with `causal`: before): short for `mask=keras_sam.masks.Window(number)`.
-            None is everywhere.
+            None is no limit.
         dropout: Share of the weights that are dropped in training, in [0, 1).
         use_bias: Whether the projections have biases.
         kernel_initializer: For the projections.
@@ -75,14 +75,14 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
             None. Compiled kernels skip tiles of rows and keys that are masked as a whole,
             and make no tensor of all pairs.
         selective: Whether to use selective masking, as above. `causal` must be True
-            then. `sliding_window` changes nothing of `F`: who could select a key in the
-            window of a row has it in its own.
-        memory_loss: The weight of a loss in training that teaches to select more, so that
-            decoding needs fewer keys (`memory_budget` of `make_cache`). Softly counted,
-            row `i` needs `M_i = sum over its keys of 1 - min(F_ij, 1)` of them; the loss
-            is the mean over examples of the largest `M_i`, divided by the number of rows.
-            Leviathan et al. give each of `L` layers 0.1 / L. It makes one matrix of all
-            pairs. 0 is no such loss.
+            then. `sliding_window` does not change `F`: each position that could hide a
+            key of a row's window has that key in its own window.
+        memory_loss: The weight of a loss that teaches the layer to hide more keys, so that
+            decoding needs fewer (`memory_budget` of `make_cache`). Row `i` needs about
+            `M_i = sum over its keys of 1 - min(F_ij, 1)` keys. The loss is the mean over
+            examples of the largest `M_i`, divided by the number of rows. Leviathan et al.
+            use a weight of 0.1 / L for `L` layers. The loss makes one matrix of all pairs.
+            0 is no such loss.
         output_shape: The sizes of the output's last axes, instead of `C`.
         attention_axes: The axes of the positions. All other axes between batch and
             channels are further examples. None is all axes between them.

@@ -9,8 +9,8 @@ and `TanhSum` end in. The law: row `i` of the scores depends on row `i` of the q
 Steps stand in a list with a score: `[QKNorm(), Rotary(), "scaled_dot", SoftCap(50.0)]`.
 They change queries and keys by their positions, or scores; see `Chain`.
 
-Weights are learned for each head, by which a score means: for each combination of the
-axes between the batch and the rows.
+Weights are learned for each head. For a score, a head is each combination of the axes
+between the batch and the rows.
 """
 
 from keras_sam import _strategies
