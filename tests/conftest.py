@@ -2,6 +2,8 @@
 
 import gc
 import os
+import pathlib
+import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -23,7 +25,46 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("few")
 
 
-def pytest_collection_modifyitems(items):
+LONG_TESTS = pathlib.Path(__file__).with_name("long_tests.txt")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also run the long tests")
+    parser.addoption("--long-only", action="store_true", help="run the long tests alone")
+
+
+def pytest_configure(config):
+    """Compiles programs that run once quickly, and those of the long tests as users do."""
+    if not (config.getoption("long") or config.getoption("long_only")):
+        # XLA's own passes stay as they are.
+        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        os.environ.setdefault("XLA_FLAGS", flags)
+
+
+def is_long():
+    """Returns a function of the name of a test, file and all: whether it is a long one."""
+    lines = LONG_TESTS.read_text().splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    ways = (re.escape(pattern).replace(r"\*", ".*") for pattern in patterns)
+    return re.compile("|".join(ways)).fullmatch
+
+
+def leave_out_by_length(config, items):
+    """Leaves out the long tests or, with `--long-only`, all others."""
+    if config.getoption("long") or any("::" in argument for argument in config.args):
+        return
+    wanted, left_out = [], []
+    matches = is_long()
+    for item in items:
+        name = item.nodeid.rpartition("/")[2]
+        ok = bool(matches(name)) == config.getoption("long_only")
+        (wanted if ok else left_out).append(item)
+    items[:] = wanted
+    config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_collection_modifyitems(config, items):
+    leave_out_by_length(config, items)
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return
@@ -48,8 +89,18 @@ def spared_by_the_collector():
 
 
 @pytest.fixture(autouse=True)
-def seeded():
-    keras.utils.set_random_seed(0)
+def seeded(monkeypatch):
+    """Seeds all generators, and keeps the kernels that TensorFlow has made.
+
+    TensorFlow throws them away with each seed. To make them again took a quarter of the
+    time of all short tests.
+    """
+    with monkeypatch.context() as patch:
+        if keras.backend.backend() == "tensorflow":
+            from tensorflow.python import pywrap_tfe
+
+            patch.setattr(pywrap_tfe, "TFE_ContextClearCaches", lambda context: None)
+        keras.utils.set_random_seed(0)
 
 
 @pytest.fixture
