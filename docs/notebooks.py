@@ -17,12 +17,16 @@ GUIDES = ("text", "images")
 PARTS = re.compile(
     r"^```python\n(?P<code>.*?)\n```$|^```text\n.*?^```$", re.DOTALL | re.MULTILINE
 )
+# Pictures of a page that the notebook itself shows, and the sentence before them.
+PICTURE = re.compile(
+    r"^The page looks like this.*?\n\n!\[[^]]*\]\([^)]*\)\n\n", re.DOTALL | re.MULTILINE
+)
 LINK = re.compile(r"\]\((?=\w+\.md)")  # to another guide
 
 
 def cells_of(text):
     """Returns the cells of a guide as pairs of a kind and a source."""
-    text = LINK.sub("](../guides/", text)
+    text = LINK.sub("](../guides/", PICTURE.sub("", text))
     cells, end = [], 0
     for found in PARTS.finditer(text):
         cells.append(("markdown", text[end : found.start()].strip()))

@@ -5,10 +5,10 @@ import numpy as np
 
 
 class RowsOnDemand:
-    """Attention weights, or which pairs are allowed, computed when rows are asked for.
+    """Attention weights, or a mask of pairs, of which rows are computed when needed.
 
-    What was recorded are queries, keys and masks. Ask before the weights of the layer
-    change, by training for example.
+    Queries, keys and masks were recorded. Read the rows before the weights of the layer
+    change, for example by training.
 
     `np.asarray(rows)` computes everything, block by block.
 

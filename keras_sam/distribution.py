@@ -19,9 +19,9 @@ def layout_map(device_mesh, axis: str = "model"):
         weights of scores           (H, ...)     H is split
         attention_output            (H, D, C)    H is split: its product is added up
 
-    So one addition over the devices a layer is all that they exchange. What has no heads
-    is on every device. The layouts hold for Keras's `MultiHeadAttention` as well; others
-    can be added to the map.
+    So devices exchange one sum for each layer. Weights without heads are on every device.
+    The layouts work for Keras's `MultiHeadAttention` as well, and others can be added to
+    the map.
 
     Args:
         device_mesh: A `keras.distribution.DeviceMesh`.

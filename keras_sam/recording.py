@@ -35,9 +35,9 @@ class AttentionDetails:
         kind: The mechanism: `"self"`, `"cross"`, `"selective"`, `"spatial"`,
             `"pointwise_spatial"` or `"channel"`.
         query_grid: The sizes behind the query axis `T`, such as `(8, 8)` when its 64
-            positions are places of a feature map; None for a plain sequence.
+            positions are those of a feature map; None for a plain sequence.
         key_grid: The same for the key axis `S`.
-        are_features: Whether what has weight are not positions but channels.
+        are_features: Whether channels have weights, instead of positions.
     """
 
     kind: str

@@ -37,7 +37,9 @@ def pytest_configure(config):
     """Compiles programs that run once quickly, and those of the long tests as users do."""
     if not (config.getoption("long") or config.getoption("long_only")):
         # XLA's own passes stay as they are.
-        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        flags = (
+            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        )
         os.environ.setdefault("XLA_FLAGS", flags)
 
 

@@ -132,7 +132,7 @@ here.fit(here.model(), here.AttentionTensorBoard({logs!r}, here.data(2)), epochs
 
 
 def test_a_process_that_is_killed_while_it_writes(tmp_path):
-    """The system kills it in the middle of a record; the next training goes on behind it."""
+    """The system kills it in the middle of a record; the next training goes on after it."""
     logs = tmp_path / "logs"
     limit = 80_021
     code = KILLED.format(limit=limit, logs=str(logs))

@@ -8,21 +8,18 @@ have for it, and changes nothing else. TensorFlow Addons itself is not needed.
 >>> keras.saving.get_registered_object("Addons>MultiHeadAttention").__module__
 'keras_sam.addons.multi_head_attention'
 
-====================================  ====================================================
-TensorFlow Addons                     keras_sam
-====================================  ====================================================
-`Addons>MultiHeadAttention`           `keras_sam.addons.MultiHeadAttention`, the same in
-                                      arguments, weights and outputs; `convert` makes it a
-                                      `SelfAttention` or `CrossAttention`
-`Addons>sparsemax`, `Addons>gelu`,    the functions of `keras_sam.addons.activations`; as a
-`hardshrink`, `lisht`, `mish`,        normalizer, `keras_sam.normalizers.Sparsemax`
-`snake`, `softshrink`, `tanhshrink`
-`Addons>Sparsemax`, `Addons>GELU`     `keras_sam.addons.Sparsemax`, `keras_sam.addons.GELU`
-`tfa.seq2seq.LuongAttention`,         a score, `Bilinear` or `Additive`: by `convert`, or
-`tfa.seq2seq.BahdanauAttention`       from a configuration (`Addons>LuongAttention`, ...)
-whole models and weights of Keras 2   `load_model` and `load_weights`
-everything else                       a `ValueError` that says what to do, see `unmapped`
-====================================  ====================================================
+- `Addons>MultiHeadAttention` becomes `keras_sam.addons.MultiHeadAttention`, with the same
+  arguments, weights and outputs. `convert` makes it a `SelfAttention` or `CrossAttention`.
+- `Addons>sparsemax`, `gelu`, `hardshrink`, `lisht`, `mish`, `snake`, `softshrink` and
+  `tanhshrink` become the functions of `keras_sam.addons.activations`. As a normalizer,
+  there is `keras_sam.normalizers.Sparsemax`.
+- `Addons>Sparsemax` and `Addons>GELU` become `keras_sam.addons.Sparsemax` and
+  `keras_sam.addons.GELU`.
+- `tfa.seq2seq.LuongAttention` and `BahdanauAttention` become the scores `Bilinear` and
+  `Additive`: by `convert`, or from a configuration.
+- `load_model` and `load_weights` read whole models and weights of Keras 2.
+- Everything else raises a `ValueError` with what to do instead; see
+  `keras_sam.addons.unmapped`.
 """
 
 from keras_sam.addons import activations, scores, unmapped

@@ -86,9 +86,9 @@ class AttentionTensorBoard(keras.callbacks.Callback):
     the end, if it sees something else than it wrote last: after a training nothing, as
     the last step of the training has it already.
 
-    **Trouble.** Nothing that goes wrong stops the training: it is warned of once, with
-    what was skipped. After a failure to write, 30 times as long as it took passes before
-    the next attempt. Weights that are not finite are drawn red.
+    **Errors.** An error never stops the training. The callback warns once, and names what
+    it skipped. After a failure to write, it waits 30 times as long as the failure took
+    before it tries again. Weights that are not finite are drawn in red.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ def build_model(
             width may be None, for pictures of any size.
         partial: Whether to load what is in a weight file that is too short or too
             long, as Darknet does: array after array, until the file or the network
-            ends. A notice names the layers that stay as initialised. This is how
+            ends. A notice names the layers that stay as initialized. This is how
             `yolov4.conv.137` begins a training.
         cutoff: The first layer that is not loaded; implies `partial`. It is how a
             complete file of another number of classes is loaded: up to the first

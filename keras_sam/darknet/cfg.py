@@ -37,7 +37,7 @@ class Option:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One section: its name (aliases written out), its place and its options.
+    """One section: its name (aliases written out), its line and its options.
 
     `index` counts layers from 0; it is None for `[net]`.
     """

@@ -29,19 +29,19 @@ class Decoder:
         logits, cache = decode(next_token, cache, prompt_length + 1)     ...
 
     The results are those of the whole model on all tokens so far. Each step costs one row
-    of attention instead of all.
+    of attention instead of all rows.
 
-    The model is functional, Sequential or subclassed, and needs no change: while it runs,
-    each `SelfAttention` over the tokens finds its cache by its path. `CrossAttention`
-    works as it is, and so do layers that do not depend on the tokens, such as those of an
-    encoder; an encoder in the model runs in every step, so make it a model of its own.
-    Layers that add something by position count from the right position if their call
-    takes `start_index`, as that of KerasHub's `PositionEmbedding` does.
+    The model is functional, Sequential or subclassed, and needs no change. While it runs,
+    each `SelfAttention` over the tokens finds its cache by its path. `CrossAttention` and
+    layers that do not depend on the tokens, such as those of an encoder, work as they are.
+    An encoder in the model runs in every step, so make it a separate model. Layers that
+    depend on the position start at the right one if their call takes `start_index`, as
+    that of KerasHub's `PositionEmbedding` does.
 
-    A model that would be wrong is refused: one with a layer that sees what comes after a
-    position, or that mixes positions in another way (Keras's own attention, convolutions,
-    recurrent layers, pooling). What is left is found by numbers: a few arbitrary tokens
-    are decoded and compared to the whole model.
+    A model that cannot be decoded is refused: one with a layer that sees later positions,
+    or that mixes positions in another way (Keras's own attention, convolutions, recurrent
+    layers, pooling). To find other such layers, a few arbitrary tokens are decoded and
+    compared with the whole model.
 
     Args:
         model: A built `keras.Model` whose tokens may have any length. It may have other
@@ -67,12 +67,12 @@ class Decoder:
             cache that is too short or another's. Where an index that is a tensor leads
             beyond the cache, the results are not a number, or PyTorch raises `IndexError`.
 
-    Prompts of unequal length: `generate` takes them as lists. By hand, give those that are
-    filled up at the end `mask=`, and go on with the number of tokens of each example as
-    its index; the later tokens take the slots of the padding. Give those that are filled
-    up at the start a negative index, minus the number of padding tokens. Either way each
-    example gets what it gets alone. Both need `make_cache(..., padding=True)`, as does a
-    model whose `Embedding` has `mask_zero=True`, where it is set by itself.
+    Prompts of unequal length: `generate` takes them as lists. Step by step, there are two
+    ways, and each example gets the same results as alone. Pad the prompts at the end, give
+    `mask`, and continue with the number of tokens of each example as its index. Or pad them
+    at the start, and begin with minus the number of padding tokens as the index. Both need
+    `make_cache(..., padding=True)`, which is the default for models whose `Embedding` has
+    `mask_zero=True`.
 
     Example:
 

@@ -1,6 +1,6 @@
 """How the next token is chosen, and the loop that chooses one after the other.
 
-A sampler is called as those of `keras_hub.samplers` are, which do as well::
+Samplers are called like those of `keras_hub.samplers`, which can be used instead::
 
     tokens = sampler(next=next, prompt=tokens, cache=cache, index=index, mask=mask,
                      stop_token_ids=None, model=model)

@@ -16,14 +16,14 @@ _ORDERS = (("channel", "spatial"), ("spatial", "channel"), "parallel")
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class CBAM(Gate):
-    """Weighs the channels of a feature map, then its places.
+    """Weighs the channels of a feature map, then its positions.
 
     ```
     refined = inputs * channel_weights(inputs)
     output = refined * spatial_weights(refined)
     ```
 
-    The place in a residual block is behind its last convolution, before the addition.
+    In a residual block, the layer goes behind the last convolution, before the addition.
 
     Args:
         reduction: See `ChannelAttention`.
@@ -31,17 +31,18 @@ class CBAM(Gate):
         pooling: `"max"`, `"mean"` or a tuple of them, for both.
         order: `("channel", "spatial")` as above, which the paper finds best,
             `("spatial", "channel")`, or `"parallel"`: both are made of the inputs.
-        use_batch_norm: Whether the scores of the places are normalized over the batch,
+        use_batch_norm: Whether the scores of the positions are normalized over the batch,
             as in the authors' code.
         data_format: `"channels_last"`, `"channels_first"` or None for Keras's default.
         kernel_initializer: For all kernels.
         kernel_regularizer: For all kernels.
         normalizer: See `ChannelAttention` and `SpatialAttention`; for both. Anything but
-            sigmoids makes the weights of all channels, and of all places, sum to one.
+            sigmoids makes the weights of all channels sum to one, and those of all
+            positions, too.
         hidden_units, activation, use_bias: See `ChannelAttention`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
-    What else the two can do, they do when they are made by hand and called in turn.
+    For other arguments of the two, call `ChannelAttention` and `SpatialAttention` in turn.
 
     Call arguments:
         inputs: Tensor `(B, L, C)`, `(B, height, width, C)` or `(B, depth, height, width,

@@ -17,10 +17,10 @@ from keras_sam.recording import AttentionDetails
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class ChannelAttention(Gate):
-    """Weighs every channel of a feature map by what its places say, pooled.
+    """Weighs the channels of a feature map, by features that are pooled over positions.
 
     ```
-    weights = normalizer(mlp(max over places) + mlp(mean over places))
+    weights = normalizer(mlp(max over positions) + mlp(mean over positions))
     mlp(x)  = activation(x W_0 + b_0) W_1 + b_1
     output  = inputs * weights
     ```
@@ -51,12 +51,12 @@ class ChannelAttention(Gate):
         mask: Boolean, the shape of `inputs` without channels, False for padding; Keras
             hands over the mask of an `Embedding` or `Masking` layer by itself.
         return_attention_scores: Whether to return the weights as well.
-        training: Changes nothing.
+        training: Has no effect.
 
     Masking:
-        Padding does not feed the pooling, and is weighed as the rest of its example is;
-        what is no finite number there becomes zero.
-        An example that is all padding is pooled to zeros. The mask is passed on.
+        Padding does not enter the pooling. It is multiplied by the weights of its example,
+        and numbers in it that are not finite become zero. An example that is all padding
+        is pooled to zeros. The mask is passed on.
 
     Output shape:
         The shape of `inputs`; with `return_attention_scores=True` also the weights,
@@ -74,9 +74,10 @@ class ChannelAttention(Gate):
     TensorShape([2, 7, 7, 64])
 
     References:
-        Woo et al., 2018, "CBAM: Convolutional Block Attention Module"
-        (https://arxiv.org/abs/1807.06521), eq. 2. Hu et al., 2018,
-        "Squeeze-and-Excitation Networks" (https://arxiv.org/abs/1709.01507), eq. 2 to 4.
+        - Woo et al., 2018, "CBAM: Convolutional Block Attention Module"
+          (https://arxiv.org/abs/1807.06521), eq. 2.
+        - Hu et al., 2018, "Squeeze-and-Excitation Networks"
+          (https://arxiv.org/abs/1709.01507), eq. 2 to 4.
     """
 
     kind = "channel"

@@ -11,7 +11,7 @@ from keras_sam.layers._pooled_gate import ConvolutionalGate
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class PointwiseSpatialAttention(ConvolutionalGate):
-    """Weighs every channel of every place by a convolution of the places' channels.
+    """Weighs each channel of each position, by a convolution of the features.
 
     ```
     weights = mask * sigmoid(convolution(mask * inputs))     C maps

@@ -62,8 +62,8 @@ class SelectiveAttention(CompositeLayer):
     `SelfAttention(selective=True)`, by which positions hide others from later ones, is
     another mechanism.
 
-    `n` is how many parts may have weight, so that parts of equal weight go through
-    `pool=False` unchanged. The importance `e_j` of part `x_j` depends on `relation`:
+    `n` is the number of parts that may have weight. So `pool=False` leaves parts of equal
+    weight unchanged. The importance `e_j` of part `x_j` depends on `relation`:
 
     ```
     "context"   e_j = u . tanh(W x_j + b)                  a learned context vector u
@@ -71,19 +71,19 @@ class SelectiveAttention(CompositeLayer):
     "query"     e_j = score(W_q query, W_k x_j)            relative to a second input
     ```
 
-    With "self" a part is as important as the weight that it receives from all parts:
-    softmax of the logarithm is that weight divided by its sum. The matrix of all pairs
-    is never kept.
+    With "self", the importance of a part is the weight that it receives from all parts.
+    The softmax of its logarithm is that weight, divided by the sum of all. The matrix of
+    all pairs is never kept.
 
     With `top_k`, the k parts of the largest importance keep their weight, divided by
-    its sum, and all others have exactly none. The gradient goes straight through to the
-    weights before the selection (Bengio et al., 2013), so that what was left out can
-    come in again. Of equal parts the earlier is taken; where there are fewer than k
-    unmasked parts, they all are.
+    their sum, and all others have a weight of exactly zero. The gradient is that of the
+    weights before the selection (Bengio et al., 2013), so parts that were left out can
+    be selected later. Of equal parts the earlier one is selected. Where fewer than k
+    parts are unmasked, all of them are.
 
     Args:
-        num_heads: How many views are taken of the input, each with weights of its own.
-            Pooled, they are concatenated; otherwise their weights are averaged.
+        num_heads: Number of heads, each with weights of its own. With `pool=True` their
+            results are concatenated, otherwise their weights are averaged.
         units: Width of the hidden layer. None is the width of a part, at least 8.
         relation: `"context"`, `"self"` or `"query"`.
         score: For "self" and "query", a name or a `keras_sam.scores.Score`. None is
@@ -156,10 +156,11 @@ class SelectiveAttention(CompositeLayer):
     ((None, 5, 32), (None, 32))
 
     References:
-        Yang et al., 2016, "Hierarchical Attention Networks for Document Classification"
-        (https://aclanthology.org/N16-1174), eqs. 5 to 7, for "context". Bahdanau et
-        al., 2015 (https://arxiv.org/abs/1409.0473), eq. 6, for "query". Bengio et al.,
-        2013 (https://arxiv.org/abs/1308.3432), section 4, for the gradient of `top_k`.
+        - Yang et al., 2016, "Hierarchical Attention Networks for Document
+          Classification" (https://aclanthology.org/N16-1174), eqs. 5 to 7, for "context".
+        - Bahdanau et al., 2015 (https://arxiv.org/abs/1409.0473), eq. 6, for "query".
+        - Bengio et al., 2013 (https://arxiv.org/abs/1308.3432), section 4, for the gradient
+          of `top_k`.
     """
 
     @_num_heads_first

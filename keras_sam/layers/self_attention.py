@@ -63,7 +63,7 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
             `mask=keras_sam.masks.Causal()`, beside any other mask.
         sliding_window: Attend only to positions less than this many away, before and
             after (with `causal`: before): short for `mask=keras_sam.masks.Window(number)`.
-            None is everywhere.
+            None is no limit.
         dropout: Share of the weights that are dropped in training, in [0, 1).
         use_bias: Whether the projections have biases.
         kernel_initializer: For the projections.
@@ -74,23 +74,23 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
         mask: A `keras_sam.masks.Mask`, such as `Causal() & (Window(256) | Global(16))`, or
             None. Compiled kernels skip tiles of rows and keys that are masked as a whole,
             and make no tensor of all pairs.
-        selective: Whether there is selective masking, as above. `causal` must be True
-            then. `sliding_window` changes nothing of `F`: who could select a key in the
-            window of a row has it in its own.
-        memory_loss: The weight of a loss in training that teaches to select more, so that
-            decoding needs fewer keys (`memory_budget` of `make_cache`). Softly counted,
-            row `i` needs `M_i = sum over its keys of 1 - min(F_ij, 1)` of them; the loss
-            is the mean over examples of the largest `M_i`, divided by the number of rows.
-            Leviathan et al. give each of `L` layers 0.1 / L. It makes one matrix of all
-            pairs. 0 is no such loss.
+        selective: Whether to use selective masking, as above. `causal` must be True
+            then. `sliding_window` does not change `F`: each position that could hide a
+            key of a row's window has that key in its own window.
+        memory_loss: The weight of a loss that teaches the layer to hide more keys, so that
+            decoding needs fewer (`memory_budget` of `make_cache`). Row `i` needs about
+            `M_i = sum over its keys of 1 - min(F_ij, 1)` keys. The loss is the mean over
+            examples of the largest `M_i`, divided by the number of rows. Leviathan et al.
+            use a weight of 0.1 / L for `L` layers. The loss makes one matrix of all pairs.
+            0 is no such loss.
+        output_shape: The sizes of the output's last axes, instead of `C`.
+        attention_axes: The axes of the positions. All other axes between batch and
+            channels are further examples. None is all axes between them.
+        use_gate: Whether the heads' outputs are multiplied by `sigmoid(x W_g + b_g)`. The
+            weights of the gate are between those of keys and values.
+        bias_initializer, bias_regularizer, bias_constraint: For the projections.
+        kernel_constraint, activity_regularizer: For the projections.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
-
-    As in `MultiHeadAttention`, and by keyword only: `output_shape`, the sizes that the
-    output has instead of `C`; `attention_axes`, the axes of the positions, where all
-    others between batch and channels only tell examples apart; `use_gate`, which
-    multiplies the heads' outputs by `sigmoid(x W_g + b_g)` (Qiu et al., 2025), with its
-    weights between those of keys and values; and for the projections `bias_initializer`,
-    `bias_regularizer`, `activity_regularizer`, `kernel_constraint`, `bias_constraint`.
 
     Call arguments:
         inputs: Tensor `(B, T, C)`, or `(B, height, width, C)` or `(B, depth, height,
@@ -152,13 +152,15 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
     TensorShape([3, 2])
 
     References:
-        Vaswani et al., 2017, "Attention Is All You Need"
-        (https://arxiv.org/abs/1706.03762), section 3.2. Ainslie et al., 2023, "GQA:
-        Training Generalized Multi-Query Transformer Models"
-        (https://arxiv.org/abs/2305.13245). Leviathan et al., 2024, "Selective Attention
-        Improves Transformer" (https://arxiv.org/abs/2410.02703), section 3 and, for
-        `memory_loss`, the one on an explicit loss. Qiu et al., 2025, "Gated Attention
-        for Large Language Models" (https://arxiv.org/abs/2505.06708), for `use_gate`.
+        - Vaswani et al., 2017, "Attention Is All You Need"
+          (https://arxiv.org/abs/1706.03762), section 3.2.
+        - Ainslie et al., 2023, "GQA: Training Generalized Multi-Query Transformer Models"
+          (https://arxiv.org/abs/2305.13245), for `num_key_value_heads`.
+        - Leviathan et al., 2024, "Selective Attention Improves Transformer"
+          (https://arxiv.org/abs/2410.02703), section 3 and, for `memory_loss`, the one on
+          an explicit loss.
+        - Qiu et al., 2025, "Gated Attention for Large Language Models"
+          (https://arxiv.org/abs/2505.06708), for `use_gate`.
     """
 
     kind = "self"

@@ -1,4 +1,4 @@
-"""Spatial attention as in CBAM: which places of a feature map matter?"""
+"""Spatial attention as in CBAM: which positions of a feature map matter?"""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ from keras_sam.layers._pooled_gate import ConvolutionalGate, pooling_names
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class SpatialAttention(ConvolutionalGate):
-    """Weighs every place of a feature map by what its channels say, pooled.
+    """Weighs the positions of a feature map, by features that are pooled over channels.
 
     ```
     pooled  = [max over C; mean over C]                      2 maps
@@ -21,11 +21,11 @@ class SpatialAttention(ConvolutionalGate):
     output  = inputs * weights
     ```
 
-    Over sequences, images and volumes. With `normalizer="sigmoid"` every place has a
-    weight between 0 and 1 of its own. Softmax, sparsemax and entmax make the weights of
-    an example sum to one over all its places, and the product is not scaled up again: it
-    is smaller than the inputs by about the number of places, and its **sum** over the
-    places is their weighted mean.
+    Works on sequences, images and volumes. With `normalizer="sigmoid"` each position has
+    a weight of its own between 0 and 1. Softmax, sparsemax and entmax make the weights of
+    an example sum to one over all positions. The product is not scaled up again: it is
+    smaller than the inputs by about the number of positions, and its **sum** over the
+    positions is their weighted mean.
 
     Args:
         kernel_size: Taps of the convolution: an integer for all spatial axes, or a tuple
@@ -36,7 +36,7 @@ class SpatialAttention(ConvolutionalGate):
             the kernel.
         normalizer: A name, `"sigmoid"`, `"hard_sigmoid"`, `"softmax"`, `"sparsemax"` or
             `"entmax"`, or an instance from `keras_sam.normalizers` or of your own
-            registered class. It is called on all places of an example as one row.
+            registered class. It is called on all positions of an example as one row.
         dilation_rate: Distance of the taps, like `kernel_size`.
         use_bias: Whether the convolution has a bias. The paper has none.
         use_batch_norm: Whether to normalize the scores over the batch, as the authors'

@@ -13,7 +13,7 @@ from keras_sam.recording import AttentionDetails, record
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class SpatialGate(CompositeLayer):
-    """Multiplies features by a gate, place by place.
+    """Multiplies features by a gate, position by position.
 
     ```
     output = activation(features * gate)

@@ -35,7 +35,7 @@ class UnprojectedAttention(QueryValueAttention):
         normalizer: A name or an instance; see `SelfAttention`.
         causal: Whether a position attends to itself and those before it only.
         sliding_window: Attend only to positions less than this many away; None is
-            everywhere.
+            no limit.
         dropout: Share of the weights that are dropped in training, in [0, 1).
         block_size: See `SelfAttention`.
         seed: Seed of the dropout.

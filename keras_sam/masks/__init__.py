@@ -3,6 +3,7 @@
 Masks are small frozen values. `&`, `|` and `~` join them, `mask.as_array(T)` is all their
 pairs, and `str(mask)` draws them:
 
+>>> from keras_sam.masks import Causal, Global, Window, deserialize, serialize
 >>> mask = Causal() & (Window(3) | Global(1))
 >>> mask
 And(left=Causal(align='start'), right=Or(left=Window(size=3), right=Global(count=1)))

@@ -6,14 +6,15 @@ needs no more than that, and works wherever a built-in one does:
 
 >>> import dataclasses
 >>> import keras
+>>> from keras_sam import normalizers
 >>> @keras.saving.register_keras_serializable(package="my_package")
 ... @dataclasses.dataclass(frozen=True)
-... class Relu(Normalizer):
+... class Relu(normalizers.Normalizer):
 ...     scale: float = 1.0
 ...
 ...     def __call__(self, scores):
 ...         return keras.ops.relu(scores) * self.scale
->>> deserialize(serialize(Relu(scale=0.5)))
+>>> normalizers.deserialize(normalizers.serialize(Relu(scale=0.5)))
 Relu(scale=0.5)
 """
 

@@ -52,6 +52,7 @@ class Sparsemax(Normalizer):
     Example:
 
     >>> import keras
+    >>> from keras_sam.normalizers import Sparsemax
     >>> weights = Sparsemax()(keras.ops.array([0.75, 0.25, -1.0]))
     >>> keras.ops.convert_to_numpy(weights).tolist()
     [0.75, 0.25, 0.0]
@@ -88,6 +89,7 @@ class Entmax(Normalizer):
     Example:
 
     >>> import keras
+    >>> from keras_sam.normalizers import Entmax
     >>> weights = Entmax(alpha=1.5)(keras.ops.array([2.0, 0.0, -1.0]))
     >>> keras.ops.convert_to_numpy(weights).tolist()
     [1.0, 0.0, 0.0]

@@ -37,6 +37,7 @@ class Sigmoid(Normalizer):
     Example:
 
     >>> import keras
+    >>> from keras_sam.normalizers import Sigmoid
     >>> scores = keras.ops.zeros((4,))
     >>> keras.ops.convert_to_numpy(Sigmoid()(scores)).tolist()
     [0.5, 0.5, 0.5, 0.5]
@@ -87,6 +88,7 @@ class HardSigmoid(Normalizer):
     Example:
 
     >>> import keras
+    >>> from keras_sam.normalizers import HardSigmoid
     >>> scores = keras.ops.convert_to_tensor([-4.0, 0.0, 1.5, 4.0])
     >>> keras.ops.convert_to_numpy(HardSigmoid()(scores)).tolist()
     [0.0, 0.5, 0.75, 1.0]

@@ -33,6 +33,7 @@ class Softmax(Normalizer):
     Example:
 
     >>> import keras
+    >>> from keras_sam.normalizers import Softmax
     >>> keras.ops.convert_to_numpy(Softmax()(keras.ops.zeros((2,)))).tolist()
     [0.5, 0.5]
 

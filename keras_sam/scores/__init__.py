@@ -1,16 +1,16 @@
 """Scores: how well does each query fit each key?
 
-A score is a small layer of two steps. `project` runs once a call and may transform
-queries and keys; `compare` runs for every slab of query rows and makes the scores,
-`(..., T, d)` against `(..., S, d)` to `(..., T, S)`. By default `project` changes
-nothing and `compare` is the dot product, which is what all scores here but `Additive`
-and `TanhSum` end in. The law: row `i` of the scores depends on row `i` of the query only.
+A score is a small layer. `project` runs once in a call and may transform queries and
+keys. `compare` runs for each block of query rows, and makes scores `(..., T, S)` of
+queries `(..., T, d)` and keys `(..., S, d)`. By default `project` changes nothing, and
+`compare` is the dot product. All scores here but `Additive` and `TanhSum` end in a dot
+product. Row `i` of the scores must depend on row `i` of the query only.
 
-Steps stand in a list with a score: `[QKNorm(), Rotary(), "scaled_dot", SoftCap(50.0)]`.
-They change queries and keys by their positions, or scores; see `Chain`.
+A list combines a score with steps: `[QKNorm(), Rotary(), "scaled_dot", SoftCap(50.0)]`.
+They change queries and keys by their positions, or they change scores; see `Chain`.
 
-Weights are learned for each head, by which a score means: for each combination of the
-axes between the batch and the rows.
+Weights are learned for each head. For a score, a head is each combination of the axes
+between the batch and the rows.
 """
 
 from keras_sam import _strategies

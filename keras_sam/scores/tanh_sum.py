@@ -25,8 +25,8 @@ class TanhSum(Score):
     or None, and `keras.layers.Attention(score_mode="concat")` with `vector="one"`.
 
     Args:
-        vector: What each head learns of `v`: `"each"` of its numbers; `"one"` number, which
-            they all are; or None: they are ones.
+        vector: What each head learns: `"each"` number of `v`, or `"one"` number that is
+            repeated. None is a vector of ones.
         learn_scale: Whether each head learns its scale, which is 1 otherwise.
         initializer: For `v` with `vector="each"`. Everything else starts at one.
 

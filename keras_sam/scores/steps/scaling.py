@@ -182,9 +182,9 @@ class Proportional(Scaling):
 @register
 @dataclasses.dataclass(frozen=True)
 class LongRoPE(Scaling):
-    """Divides each frequency by a factor of its own, and by others in long sequences.
+    """Divides each frequency by a factor of its own, with other factors for long sequences.
 
-    Which sequences are long is decided by the last position of a call.
+    The last position of a call decides whether its sequences are long.
 
     Args:
         short: The factors up to `length`, one for each pair of channels.
