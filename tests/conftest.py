@@ -43,24 +43,32 @@ def pytest_configure(config):
         os.environ.setdefault("XLA_FLAGS", flags)
 
 
-def is_long():
-    """Returns a function of the name of a test, file and all: whether it is a long one."""
-    lines = LONG_TESTS.read_text().splitlines()
-    patterns = [line for line in lines if line and not line.startswith("#")]
-    ways = (re.escape(pattern).replace(r"\*", ".*") for pattern in patterns)
-    return re.compile("|".join(ways)).fullmatch
-
-
 def leave_out_by_length(config, items):
     """Leaves out the long tests or, with `--long-only`, all others."""
+    # The tests of a file that somebody asks for by name are all wanted.
     if config.getoption("long") or any("::" in argument for argument in config.args):
         return
-    wanted, left_out = [], []
-    matches = is_long()
+    lines = LONG_TESTS.read_text().splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    ways = [re.compile(re.escape(line).replace(r"\*", ".*")) for line in patterns]
+    wanted, left_out, found, files = [], [], set(), set()
     for item in items:
-        name = item.nodeid.rpartition("/")[2]
-        ok = bool(matches(name)) == config.getoption("long_only")
-        (wanted if ok else left_out).append(item)
+        name = f"{item.path.name}::{item.nodeid.partition('::')[2]}"
+        files.add(item.path.name)
+        of_item = {way.pattern for way in ways if way.fullmatch(name)}
+        found |= of_item
+        (wanted if bool(of_item) == config.getoption("long_only") else left_out).append(
+            item
+        )
+    stale = [
+        line
+        for line, way in zip(patterns, ways, strict=True)
+        if way.pattern not in found and line.partition("::")[0] in files
+    ]
+    if stale:
+        raise pytest.UsageError(
+            f"{LONG_TESTS.name} names tests that are not there: {stale}"
+        )
     items[:] = wanted
     config.hook.pytest_deselected(items=left_out)
 
