@@ -94,6 +94,7 @@ def spared_by_the_collector():
 
     TensorFlow and Keras are a million objects. Quantizing a layer searches all of them.
     """
+    gc.set_threshold(20_000, 20, 20)
     gc.collect()
     gc.freeze()
 
