@@ -200,9 +200,11 @@ def test_finite_up_to_the_limits(data):
     call = drawn(data, calls())
     limit = LIMITS[call.dtype]
     width = max(x.shape[-1] for x in call.inputs)
-    # Products of two projected numbers, each a sum of at most 5 products.
-    compares = isinstance(call.layer, ATTENTION) or getattr(call.layer, "score", None)
-    largest = np.sqrt(limit) if compares else limit
+    # Scores are products of two projected numbers, each a sum of at most 5 products, and a
+    # gate is multiplied by its features.
+    multiplies = isinstance(call.layer, (*ATTENTION, SpatialGate))
+    multiplies = multiplies or getattr(call.layer, "score", None)
+    largest = np.sqrt(limit) if multiplies else limit
     scale = largest / (200 * width)
     dtype = "float64" if call.dtype == "float64" else "float32"
     inputs = [(scale * x.astype("float64")).astype(dtype) for x in call.inputs]
