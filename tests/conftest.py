@@ -33,43 +33,61 @@ def pytest_addoption(parser):
     parser.addoption("--long-only", action="store_true", help="run the long tests alone")
 
 
+def selection(config):
+    """Returns which tests run: "short", "long" or "all"."""
+    if config.getoption("long_only"):
+        return "long"
+    named = any("::" in argument for argument in config.args)
+    return "all" if config.getoption("long") or named else "short"
+
+
 def pytest_configure(config):
-    """Compiles programs that run once quickly, and those of the long tests as users do."""
-    if not (config.getoption("long") or config.getoption("long_only")):
-        # XLA's own passes stay as they are.
+    """Compiles the programs of short tests quickly, and those of long tests as users do."""
+    if selection(config) == "short":
+        # For LLVM alone. XLA's own passes stay as they are.
         flags = (
             "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         )
         os.environ.setdefault("XLA_FLAGS", flags)
 
 
+def pytest_report_header(config):
+    if selection(config) == "short":
+        return "long tests: left out; `--long` runs them, too"
+
+
 def leave_out_by_length(config, items):
-    """Leaves out the long tests or, with `--long-only`, all others."""
-    # The tests of a file that somebody asks for by name are all wanted.
-    if config.getoption("long") or any("::" in argument for argument in config.args):
+    """Leaves out the long tests, or all others."""
+    wanted = selection(config)
+    if wanted == "all":
         return
     lines = LONG_TESTS.read_text().splitlines()
-    patterns = [line for line in lines if line and not line.startswith("#")]
-    ways = [re.compile(re.escape(line).replace(r"\*", ".*")) for line in patterns]
-    wanted, left_out, found, files = [], [], set(), set()
+    patterns = {  # by the line of each
+        line: re.compile(re.escape(line).replace(r"\*", ".*"))
+        for line in lines
+        if line and not line.startswith("#")
+    }
+    kept, left_out, matched, files = [], [], set(), set()
     for item in items:
         name = f"{item.path.name}::{item.nodeid.partition('::')[2]}"
         files.add(item.path.name)
-        of_item = {way.pattern for way in ways if way.fullmatch(name)}
-        found |= of_item
-        (wanted if bool(of_item) == config.getoption("long_only") else left_out).append(
-            item
-        )
-    stale = [
+        matching = {line for line, way in patterns.items() if way.fullmatch(name)}
+        matched |= matching
+        is_long = bool(matching)
+        (kept if is_long == (wanted == "long") else left_out).append(item)
+    # `--lf` has left out tests before this is called.
+    stale = [] if config.getoption("lf", False) else set(patterns) - matched
+    stale = sorted(
         line
-        for line, way in zip(patterns, ways, strict=True)
-        if way.pattern not in found and line.partition("::")[0] in files
-    ]
+        for line in stale
+        if (name := line.partition("::")[0]) in files
+        or not LONG_TESTS.with_name(name).exists()
+    )
     if stale:
         raise pytest.UsageError(
             f"{LONG_TESTS.name} names tests that are not there: {stale}"
         )
-    items[:] = wanted
+    items[:] = kept
     config.hook.pytest_deselected(items=left_out)
 
 
@@ -90,9 +108,10 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="module", autouse=True)
 def spared_by_the_collector():
-    """Keeps what is there from being searched for cycles again and again.
+    """Freezes the objects that exist, so that the garbage collector skips them.
 
-    TensorFlow and Keras are a million objects. Quantizing a layer searches all of them.
+    TensorFlow and Keras are a million objects, and quantizing a layer runs the collector.
+    Collections are rarer, too: tests make many objects that live long.
     """
     gc.set_threshold(20_000, 20, 20)
     gc.collect()
@@ -103,8 +122,9 @@ def spared_by_the_collector():
 def seeded(monkeypatch):
     """Seeds all generators, and keeps the kernels that TensorFlow has made.
 
-    TensorFlow throws them away with each seed. To make them again took a quarter of the
-    time of all short tests.
+    TensorFlow throws them away with each seed. Making them again took a quarter of the
+    time of all short tests. Only TensorFlow's own stateful random operations could notice:
+    neither Keras nor the tests use any.
     """
     with monkeypatch.context() as patch:
         if keras.backend.backend() == "tensorflow":

@@ -1,4 +1,4 @@
-"""Decoding with a cache: any causal model, token by token."""
+"""Decoding with a cache: causal models, token by token."""
 
 from keras_sam.decoding.decoder import Decoder
 

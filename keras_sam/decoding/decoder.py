@@ -20,7 +20,7 @@ TOLERANCE = 1e-3
 
 
 class Decoder:
-    """Decodes any causal model step by step, remembering keys and values.
+    """Decodes a causal model step by step, remembering keys and values.
 
     ::
 

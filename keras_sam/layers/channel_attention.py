@@ -17,7 +17,7 @@ from keras_sam.recording import AttentionDetails
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class ChannelAttention(Gate):
-    """Weighs the channels of a feature map, by features that are pooled over positions.
+    """Weighs the channels of a feature map by features that are pooled over positions.
 
     ```
     weights = normalizer(mlp(max over positions) + mlp(mean over positions))

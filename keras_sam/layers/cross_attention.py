@@ -28,10 +28,10 @@ class CrossAttention(ProjectedAttention, CachedCrossAttention, QueryValueAttenti
         num_heads: Number of heads `H`.
         key_dim: Width of each head's queries and keys. None is the width of the query
             input divided by `num_heads`.
-        value_dim, num_key_value_heads, ...: As in `SelfAttention`, which has no others but
-            `selective` and `memory_loss`. `causal` and `sliding_window` compare the
-            position of a query with that of a key. With `attention_axes`, `query` and
-            `value` have the same sizes in all other axes.
+        value_dim, num_key_value_heads, ...: As in `SelfAttention`, whose
+            `selective` and `memory_loss` are missing here. `causal` and `sliding_window`
+            compare the position of a query with that of a key. With `attention_axes`,
+            `query` and `value` have the same sizes in all other axes.
 
     Call arguments:
         query: Tensor `(B, T, C)`, or with two or three axes of positions, such as `(B,

@@ -79,7 +79,7 @@ class SelectiveAttention(CompositeLayer):
     their sum, and all others have a weight of exactly zero. The gradient is that of the
     weights before the selection (Bengio et al., 2013), so parts that were left out can
     be selected later. Of equal parts the earlier one is selected. Where fewer than k
-    parts are unmasked, all of them are.
+    parts are unmasked, all of them are selected.
 
     Args:
         num_heads: Number of heads, each with weights of its own. With `pool=True` their
