@@ -55,8 +55,10 @@ def top_k_mask(scores, k, mask=None):
     equal = ops.equal(scores, least)
     if mask is not None:
         equal = ops.logical_and(equal, mask)
-    room = k - ops.sum(ops.cast(above, "int32"), axis=-1, keepdims=True)
-    early = ops.less_equal(ops.cumsum(ops.cast(equal, "int32"), axis=-1), room)
+    marked = ops.sum(ops.cast(above, "int32"), axis=-1, keepdims=True)
+    # Added, because OpenVINO computes a number minus a sum of integers wrongly.
+    marked = marked + ops.cumsum(ops.cast(equal, "int32"), axis=-1)
+    early = ops.less_equal(marked, k)
     return ops.logical_or(above, ops.logical_and(equal, early))
 
 
