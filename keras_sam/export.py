@@ -205,13 +205,36 @@ def _tensorflow_to_onnx(model, filepath, input_signature, opset_version):
     serve = tf.function(
         lambda *inputs: model(*inputs, training=False), input_signature=signature
     )
-    tf2onnx.convert.from_function(
+    converted, _ = tf2onnx.convert.from_function(
         serve,
         signature,
         opset=opset_version,
         custom_op_handlers={"SelectV2": (where, [])},
-        output_path=filepath,
     )
+    _name_loop_outputs(converted.graph)
+    with open(filepath, "wb") as file:
+        file.write(converted.SerializeToString())
+
+
+def _name_loop_outputs(graph):
+    """Gives the outputs of each loop's body names of their own.
+
+    What a loop only reads is both an input and an output of its body, under one name.
+    OpenVINO 2026 counts it twice, and refuses the loop
+    (https://github.com/openvinotoolkit/openvino/issues/35874).
+    """
+    for node in graph.node:
+        for attribute in node.attribute:
+            if not attribute.HasField("g"):
+                continue
+            body = attribute.g
+            _name_loop_outputs(body)
+            inputs = {given.name for given in body.input}
+            for output in body.output:
+                if output.name in inputs:
+                    named = f"{output.name}/passed"
+                    body.node.add(op_type="Identity", input=[output.name], output=[named])
+                    output.name = named
 
 
 def _check_name(filepath, ending):

@@ -64,6 +64,21 @@ def test_an_embedding_with_a_mask(plainly, tmp_path):
     assert_rounded_alike(runtimes.Onnx(path)([words])[0], expected)
 
 
+def test_no_loop_returns_an_input_unchanged(tmp_path):
+    """OpenVINO refuses such a loop, and is not installed everywhere."""
+    import onnx
+
+    attend = SelfAttention(2, normalizer="sparsemax")
+    model = keras.Sequential([keras.Input((5, 8)), attend])
+    keras_sam.export_onnx(model, tmp_path / "model.onnx")
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    bodies = [node.attribute[0].g for node in nodes if node.op_type == "Loop"]
+    assert bodies
+    for body in bodies:
+        passed = {given.name for given in body.input} & {made.name for made in body.output}
+        assert not passed
+
+
 @pytest.mark.parametrize("garbage", [np.nan, np.inf])
 def test_padding_never_leaks(garbage, tmp_path):
     inputs, mask = keras.Input((None, 8)), keras.Input((None,), dtype="bool")

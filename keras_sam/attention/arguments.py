@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_sam import _validation as check
 from keras_sam import masks, scores
+from keras_sam.backend.indices import indices
 
 
 def check_shapes(query, key, value):
@@ -63,7 +64,7 @@ def positions_of(query, key, query_positions, key_positions):
     given = {"query": (query, query_positions), "key": (key, key_positions)}
     for kind, (tensor, at) in given.items():
         name, length = f"{kind}_positions", tensor.shape[2]
-        at = ops.arange(ops.shape(tensor)[2], dtype="int32") if at is None else at
+        at = indices(ops.shape(tensor)[2]) if at is None else at
         at = ops.convert_to_tensor(at)
         at = at[None] if len(at.shape) == 1 else at
         batch = 1 if at.shape[0] == 1 else tensor.shape[0]
@@ -81,7 +82,7 @@ def all_positions(query, key, at):
     """
     if at:
         return at["query_positions"], at["key_positions"]
-    return tuple(ops.arange(ops.shape(x)[2], dtype="int32")[None] for x in (query, key))
+    return tuple(indices(ops.shape(x)[2])[None] for x in (query, key))
 
 
 def sinks_of(score):

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_sam.backend.indices import indices
 from keras_sam.backend.precision import cumsum
 
 
@@ -16,7 +17,7 @@ def selectable_keys(length, key_mask=None):
         A boolean tensor `(B or 1, 1, 1, S)`.
     """
     if key_mask is None:
-        return ops.expand_dims(ops.greater(ops.arange(0, length), 0), (0, 1, 2))
+        return ops.expand_dims(ops.greater(indices(length), 0), (0, 1, 2))
     so_far = ops.cumsum(ops.cast(key_mask, "int32"), axis=-1)
     return ops.expand_dims(ops.greater(so_far, 1), (1, 2))
 

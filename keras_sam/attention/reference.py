@@ -23,6 +23,7 @@ from keras_sam.attention.penalty import (
 )
 from keras_sam.attention.request import Inputs, Sizes
 from keras_sam.backend.derivatives import vjp
+from keras_sam.backend.indices import indices
 from keras_sam.backend.precision import matmul
 from keras_sam.normalizers.masking import attention_weights, both, wide_scores
 
@@ -74,7 +75,7 @@ def weigh(inputs, constants, request):
         scores = request.modify(operands, wide_scores(scores), constants.pairs(sizes))
     if request.selective:
         rows, keys = ops.shape(query)[-2], ops.shape(key)[-2]
-        positions = ops.arange(0, rows), ops.arange(0, keys)
+        positions = indices(rows), indices(keys)
         logits = wide_scores(scores[:, :1], first_head(bias))
         selectable = selectable_keys(ops.shape(key)[-2], constants.key_mask)
         selected = select(logits, mask, selectable, *positions)

@@ -11,8 +11,10 @@ speed or more:
 Of a tensor that is there already, the plain reductions are faster.
 """
 
+import keras
 from keras import ops
 
+from keras_sam.backend.portable import is_portable
 from keras_sam.backend.precision import matmul
 from keras_sam.backend.xla import on_cpu
 
@@ -40,7 +42,15 @@ def fused_max(x, axes):
     """Returns `ops.max(x, axis=axes)` of a tensor that is not there yet."""
     if on_cpu():
         x = _halve(x, axes, ops.maximum)
-    return ops.max(x, axis=axes, initial=float("-inf"))
+    return largest(x, axes)
+
+
+def largest(x, axes, keepdims=False):
+    """Returns `ops.max(x, axis=axes)`, which is minus infinity of no numbers."""
+    # jax2onnx converts no `initial`.
+    is_plain = keras.backend.backend() == "jax" and is_portable()
+    initial = None if is_plain else float("-inf")
+    return ops.max(x, axis=axes, keepdims=keepdims, initial=initial)
 
 
 def _halve(x, axes, join):

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sam.backend.portable import is_portable
 from keras_sam.backend.precision import matmul
 from keras_sam.backend.xla import on_cpu
 from keras_sam.normalizers.masking import attention_weights
@@ -97,7 +98,9 @@ def convolve(maps, kernel, dilation_rate):
     Returns:
         A tensor `(B, *spatial, 1)`.
     """
-    if not on_cpu():
+    # Exporters on PyTorch and JAX know no sizes to lay blocks out by.
+    is_exported = keras.backend.backend() != "tensorflow" and is_portable()
+    if is_exported or not on_cpu():
         return convolve_on_accelerator(maps, kernel, dilation_rate)
     *rest, taps, channels, _ = kernel.shape
     width = maps.shape[-2]
@@ -130,10 +133,11 @@ def convolve_on_accelerator(maps, kernel, dilation_rate):
     the channels to eight, and few cores take part in the kernel's gradient, a sum over all
     positions. XLA makes one loop of the slices here, and the gradient
     of the kernel is a product of a matrix and a vector. (Not measured on a GPU yet.)
-    PyTorch, which runs each slice by itself, convolves.
+    PyTorch, which runs each slice by itself, convolves, and so do exported models.
     """
     *sizes, channels, _ = kernel.shape
-    if keras.backend.backend() == "torch" or math.prod(sizes) > MOST_TAPS:
+    is_plain = keras.backend.backend() == "torch" or is_portable()
+    if is_plain or math.prod(sizes) > MOST_TAPS:
         return ops.conv(
             maps,
             kernel,

@@ -22,7 +22,7 @@ from keras import ops
 
 from keras_sam.backend.derivatives import vjp, with_gradient
 from keras_sam.backend.precision import wide
-from keras_sam.backend.reductions import fused_max, fused_sum
+from keras_sam.backend.reductions import fused_max, fused_sum, largest
 from keras_sam.backend.xla import compiled
 from keras_sam.normalizers.masking import both
 
@@ -183,12 +183,13 @@ def _one_backward(features, rule, weights, maps, parameters, masks, of_weights, 
         feeds = pool_mask
         if name == "max":
             # Equal maxima share its gradient, as they do where Keras differentiates.
-            largest = ops.equal(features, ops.expand_dims(maps[..., i], axes))
-            feeds = both(largest, pool_mask)
+            is_largest = ops.equal(features, ops.expand_dims(maps[..., i], axes))
+            feeds = both(is_largest, pool_mask)
         if feeds is None:
             share = ops.divide(share, math.prod(features.shape[axis] for axis in axes))
         else:
             shares = _shares(feeds, axes, share.dtype, fused_sum)
+            shares = ops.expand_dims(shares, axes)
             share = ops.where(feeds, ops.multiply(share, shares), 0.0)
         of_features = of_features + ops.cast(share, features.dtype)
     return of_features, of_parameters
@@ -203,8 +204,6 @@ def pool(features, pooling, axes, mask=None, fused=False):
 
     Where features are `fused`, they are only being computed when they are pooled.
     """
-    # Of no places at all, as of an empty batch, Keras wants to know the maximum.
-    largest = functools.partial(ops.max, initial=float("-inf"))
     pools = {"max": largest, "mean": ops.mean}
     if mask is not None:
         pools = {
@@ -224,7 +223,7 @@ def _fused_mean(features, axes):
 
 def _masked_max(features, axis, mask):
     lowest = float("-inf")
-    found = ops.max(ops.where(mask, features, lowest), axis=axis, initial=lowest)
+    found = largest(ops.where(mask, features, lowest), axis)
     return ops.where(ops.any(mask, axis=axis), found, ops.zeros_like(found))
 
 
@@ -232,11 +231,11 @@ def _masked_mean(features, axis, mask):
     # In float32, as in `ops.mean`: the sum of many halves may be larger than any of them.
     kept = ops.cast(ops.where(mask, features, 0.0), wide(features.dtype))
     total = ops.sum(kept, axis=axis)
-    share = ops.squeeze(_shares(mask, axis, total.dtype), axis)
-    return ops.cast(ops.multiply(total, share), features.dtype)
+    shares = _shares(mask, axis, total.dtype)
+    return ops.cast(ops.multiply(total, shares), features.dtype)
 
 
 def _shares(mask, axes, dtype, total=ops.sum):
     """One by the number of True values, in float32 at least: a half cannot count far."""
-    count = ops.expand_dims(total(ops.cast(mask, wide(dtype)), axes), axes)
+    count = total(ops.cast(mask, wide(dtype)), axes)
     return ops.divide(1.0, ops.maximum(count, 1.0))

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sam.backend.indices import indices
 from keras_sam.backend.precision import maximum
 
 # The smallest weight that still is one: float16 has smaller ones than its normal ones.
@@ -55,23 +56,27 @@ def top_k_mask(scores, k, mask=None):
     equal = ops.equal(scores, least)
     if mask is not None:
         equal = ops.logical_and(equal, mask)
-    room = k - ops.sum(ops.cast(above, "int32"), axis=-1, keepdims=True)
-    early = ops.less_equal(ops.cumsum(ops.cast(equal, "int32"), axis=-1), room)
+    marked = ops.sum(ops.cast(above, "int32"), axis=-1, keepdims=True)
+    # Added, because OpenVINO computes a number minus a sum of integers wrongly.
+    marked = marked + ops.cumsum(ops.cast(equal, "int32"), axis=-1)
+    early = ops.less_equal(marked, k)
     return ops.logical_or(above, ops.logical_and(equal, early))
 
 
 def _largest(scores, k):
     """The k-th largest score of each row, or minus infinity where there are fewer."""
     length = scores.shape[-1]
-    if isinstance(k, int) and length is not None and 0 < k <= length:
+    if isinstance(k, int) and isinstance(length, int) and 0 < k <= length:
         return ops.top_k(scores, k)[0][..., -1:]  # half the time of sorting
     one_more = [(0, 0)] * (len(scores.shape) - 1) + [(1, 0)]
     ascending = ops.pad(ops.sort(scores, axis=-1), one_more, constant_values=-np.inf)
     length = ops.shape(scores)[-1]
     k = ops.minimum(k, length)
     at = ops.minimum(length + 1 - k, length)  # of none the largest: nothing is above
-    at = ops.broadcast_to(at, (*ops.shape(scores)[:-1], 1))
-    return ops.take_along_axis(ascending, at, axis=-1)
+    # The largest of those up to `at`: PyTorch converts no `take_along_axis` to ONNX.
+    up_to = ops.less_equal(indices(length + 1), at)
+    found = ops.where(up_to, ascending, ops.cast(-np.inf, scores.dtype))
+    return ops.max(found, axis=-1, keepdims=True)
 
 
 def keep(weights, kept, dtype=None):

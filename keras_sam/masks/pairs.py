@@ -5,6 +5,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_sam.backend.indices import indices
+
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
@@ -64,7 +66,7 @@ def whole_call(query_length, key_length, segments=(None, None), query_start=0):
 
 def positions(length):
     """Returns `0, 1, ...` as int32."""
-    return ops.arange(length, dtype="int32")
+    return indices(length)
 
 
 class Bounds:

@@ -1,12 +1,11 @@
 """Finding the weights of entmax: Newton's method up to alpha = 2, and bisection beyond."""
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sam.backend.precision import log1p, maximum, minimum
+from keras_sam.backend.reductions import largest
 
 # Rounding of a sum can keep the last digit of `p` moving for ever. Newton's method
 # needs log2(n) + log4(1 / epsilon) passes at most (see `_newton`), so this never binds.
@@ -19,7 +18,7 @@ LEAST_REACH = 1e-30
 def solve(scores, alpha):
     """Returns the weights of `scores`, for any alpha larger than 1."""
     # Adding the same to all scores changes nothing. Rows may be empty.
-    scores = scores - ops.max(scores, axis=-1, keepdims=True, initial=-math.inf)
+    scores = scores - largest(scores, -1, keepdims=True)
     epsilon = float(np.finfo(_name(scores)).eps)
     if alpha > 2:
         return _bisection(scores, alpha, epsilon)

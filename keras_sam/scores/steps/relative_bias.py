@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from keras_sam import _validation as check
+from keras_sam.backend.indices import indices
 from keras_sam.backend.portable import is_portable
 from keras_sam.scores.base import Score
 
@@ -70,9 +71,7 @@ class RelativeBias(Score):
         head = pairs.head[:, :, 0, :1]  # (1, h, 1)
 
         def look_up():
-            distance = first[:, :, 0] + (
-                ops.arange(rows + keys, dtype="int32") - (rows - 1)
-            )
+            distance = first[:, :, 0] + (indices(rows + keys) - (rows - 1))
             bias = ops.cast(self.by_distance(distance, head), scores.dtype)
             return scores + _lay_out(bias, rows, keys)
 
