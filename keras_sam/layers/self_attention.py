@@ -79,10 +79,10 @@ class SelfAttention(ProjectedAttention, CachedSelfAttention):
             key of a row's window has that key in its own window.
         memory_loss: The weight of a loss that teaches the layer, in training, to hide more
             keys, so that decoding needs fewer (`memory_budget` of `make_cache`). Row `i`
-            needs about `M_i = sum over its keys of 1 - min(F_ij, 1)` keys. The loss is the mean over
-            examples of the largest `M_i`, divided by the number of rows. Leviathan et al.
-            use a weight of 0.1 / L for `L` layers. The loss makes one matrix of all pairs.
-            0 is no such loss.
+            needs about `M_i = sum over its keys of 1 - min(F_ij, 1)` keys. The loss is the
+            mean over examples of the largest `M_i`, divided by the number of rows.
+            Leviathan et al. use a weight of 0.1 / L for `L` layers. The loss makes one
+            matrix of all pairs. 0 is no such loss.
         output_shape: The sizes of the output's last axes, instead of `C`.
         attention_axes: The axes of the positions. All other axes between batch and
             channels are further examples. None is all axes between them.
