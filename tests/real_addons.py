@@ -44,8 +44,14 @@ def made(tmp_path_factory):
     return folder
 
 
+def arrays(folder):
+    """Returns the arrays of a folder's `expected.npz`, and closes the file."""
+    with np.load(folder / "expected.npz") as file:
+        return dict(file)
+
+
 def test_the_stored_outputs_are_those_of_the_real_package(made):
-    stored, fresh = np.load(DATA / "expected.npz"), np.load(made / "expected.npz")
+    stored, fresh = arrays(DATA), arrays(made)
     assert set(stored) == set(fresh)
     for key, want in stored.items():
         name, _, policy = key.partition("/")
@@ -111,7 +117,7 @@ def test_tensorflow_addons_goes_on_as_before(made):
 @pytest.mark.parametrize("name", ["functional", "nested"])
 def test_models_load_from_their_folder(made, name):
     model = addons.load_model(made / f"{name}_saved")
-    stored = np.load(DATA / "expected.npz")
+    stored = arrays(DATA)
     inputs = make_addons_data.model_inputs(name)
     outputs = model(inputs[0] if len(inputs) == 1 else inputs)
     outputs = outputs if isinstance(outputs, list) else [outputs]

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from fresh_process import stored_arrays
 
 ROOT = pathlib.Path(__file__).parent.parent
 OTHERS = [
@@ -117,7 +118,7 @@ def test_weights_go_from_backend_to_backend(backend, tmp_path):
         code, errors = run(name, ALL_CASES, tmp_path, saves)
         assert code == 0, errors
     expected, found = (
-        dict(np.load(tmp_path / f"{name}.npz")) for name in ("tensorflow", backend)
+        stored_arrays(tmp_path / f"{name}.npz") for name in ("tensorflow", backend)
     )
     assert expected.keys() == found.keys()
     for name, array in expected.items():
