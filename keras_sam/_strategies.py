@@ -18,10 +18,10 @@ _SHARED = "shared_objects/id_to_obj_map", "shared_objects/id_to_config_map"
 
 @contextlib.contextmanager
 def outside_sharing():
-    """Suspends Keras's sharing of objects, for copies that are made during loading.
+    """Disables Keras's object sharing, so that each copy stays a separate object.
 
-    While Keras loads a model, objects with the same `id` become one object. Python reuses
-    the `id` of a freed object, so two copies could wrongly become one.
+    While Keras loads a model, it merges objects with the same `id`. Python reuses the `id`
+    of a freed object, so Keras could merge two different copies.
     """
     held = {name: global_state.get_global_attribute(name) for name in _SHARED}
     try:

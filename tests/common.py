@@ -29,6 +29,12 @@ def random(*shape, seed=0, scale=1.0, dtype="float32"):
     return (scale * np.random.default_rng(seed).normal(size=shape)).astype(dtype)
 
 
+def stored_arrays(path):
+    """Returns the arrays of an `.npz` file, and closes it."""
+    with np.load(path) as file:
+        return dict(file)
+
+
 def numpy(tensor):
     """Returns a tensor as NumPy floats, whatever its dtype."""
     if keras.backend.standardize_dtype(tensor.dtype) == "bfloat16":

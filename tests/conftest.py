@@ -1,5 +1,6 @@
 """What all tests share: quiet and equal surroundings on every backend."""
 
+import collections
 import gc
 import os
 import pathlib
@@ -61,29 +62,29 @@ def leave_out_by_length(config, items):
     wanted = selection(config)
     if wanted == "all":
         return
-    lines = LONG_TESTS.read_text().splitlines()
-    patterns = {  # by the line of each
-        line: re.compile(re.escape(line).replace(r"\*", ".*"))
-        for line in lines
-        if line and not line.startswith("#")
-    }
-    kept, left_out, matched, files = [], [], set(), set()
+    patterns = collections.defaultdict(dict)  # of each file, by their lines
+    for line in LONG_TESTS.read_text().splitlines():
+        if line and not line.startswith("#"):
+            file, _, test = line.partition("::")
+            patterns[file][line] = re.compile(re.escape(test).replace(r"\*", ".*"))
+    kept, left_out, matched = [], [], set()
     for item in items:
-        name = f"{item.path.name}::{item.nodeid.partition('::')[2]}"
-        files.add(item.path.name)
-        matching = {line for line, way in patterns.items() if way.fullmatch(name)}
+        test = item.nodeid.partition("::")[2]
+        lines = patterns[item.path.name].items()
+        matching = {line for line, pattern in lines if pattern.fullmatch(test)}
         matched |= matching
         is_long = bool(matching)
         (kept if is_long == (wanted == "long") else left_out).append(item)
-    # `--lf` has left out tests before this is called.
-    stale = [] if config.getoption("lf", False) else set(patterns) - matched
-    stale = sorted(
+    files = {item.path.name for item in items}
+    stale = [
         line
-        for line in stale
-        if (name := line.partition("::")[0]) in files
-        or not LONG_TESTS.with_name(name).exists()
-    )
-    if stale:
+        for file, lines in patterns.items()
+        if file in files or not LONG_TESTS.with_name(file).exists()
+        for line in lines
+        if line not in matched
+    ]
+    # `--lf` has left out tests before this is called.
+    if stale and not config.getoption("lf", False):
         raise pytest.UsageError(
             f"{LONG_TESTS.name} names tests that are not there: {stale}"
         )
@@ -123,8 +124,8 @@ def seeded(monkeypatch):
     """Seeds all generators, and keeps the kernels that TensorFlow has made.
 
     TensorFlow throws them away with each seed. Making them again took a quarter of the
-    time of all short tests. Only TensorFlow's own stateful random operations could notice:
-    neither Keras nor the tests use any.
+    time of all short tests. Random operations of TensorFlow with a state of their own would
+    go on where they were. Keras has them in the datasets of `fit` alone, which begin anew.
     """
     with monkeypatch.context() as patch:
         if keras.backend.backend() == "tensorflow":

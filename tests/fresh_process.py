@@ -5,18 +5,10 @@ import pathlib
 import subprocess
 import sys
 
-import numpy as np
-
 import keras_sam
 
 # Where the package under test is, a checkout or an installed one.
 _IMPORT_ROOT = pathlib.Path(keras_sam.__file__).parents[1]
-
-
-def stored_arrays(path):
-    """Returns the arrays of an `.npz` file, and closes it."""
-    with np.load(path) as file:
-        return dict(file)
 
 
 def run_python(*arguments, cwd, backend="tensorflow"):

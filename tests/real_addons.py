@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_addons as tfa
 import tf_keras
+from common import stored_arrays
 
 import keras_sam
 from keras_sam import addons
@@ -44,14 +45,8 @@ def made(tmp_path_factory):
     return folder
 
 
-def arrays(folder):
-    """Returns the arrays of a folder's `expected.npz`, and closes the file."""
-    with np.load(folder / "expected.npz") as file:
-        return dict(file)
-
-
 def test_the_stored_outputs_are_those_of_the_real_package(made):
-    stored, fresh = arrays(DATA), arrays(made)
+    stored, fresh = (stored_arrays(x / "expected.npz") for x in (DATA, made))
     assert set(stored) == set(fresh)
     for key, want in stored.items():
         name, _, policy = key.partition("/")
@@ -117,7 +112,7 @@ def test_tensorflow_addons_goes_on_as_before(made):
 @pytest.mark.parametrize("name", ["functional", "nested"])
 def test_models_load_from_their_folder(made, name):
     model = addons.load_model(made / f"{name}_saved")
-    stored = arrays(DATA)
+    stored = stored_arrays(DATA / "expected.npz")
     inputs = make_addons_data.model_inputs(name)
     outputs = model(inputs[0] if len(inputs) == 1 else inputs)
     outputs = outputs if isinstance(outputs, list) else [outputs]

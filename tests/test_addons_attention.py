@@ -6,6 +6,7 @@ import addons_cases
 import keras
 import numpy as np
 import pytest
+from common import stored_arrays
 
 import keras_sam
 from keras_sam import addons
@@ -16,8 +17,7 @@ DATA = pathlib.Path(__file__).parent / "data" / "addons"
 
 @pytest.fixture(scope="module")
 def expected():
-    with np.load(DATA / "expected.npz") as file:
-        return dict(file)
+    return stored_arrays(DATA / "expected.npz")
 
 
 def build(case, dtype=None):

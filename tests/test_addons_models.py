@@ -10,6 +10,7 @@ import keras
 import make_addons_data
 import numpy as np
 import pytest
+from common import stored_arrays
 
 import keras_sam
 from keras_sam import addons
@@ -20,8 +21,7 @@ DATA = pathlib.Path(__file__).parent / "data" / "addons"
 
 @pytest.fixture(scope="module")
 def expected():
-    with np.load(DATA / "expected.npz") as file:
-        return dict(file)
+    return stored_arrays(DATA / "expected.npz")
 
 
 @pytest.fixture

@@ -12,8 +12,15 @@ import numpy as np
 import oracles
 import pytest
 from cases import BATCH, CASES, everything
-from common import BACKEND, assert_rounded_alike, dtype_of, numpy, random, randomize
-from fresh_process import stored_arrays
+from common import (
+    BACKEND,
+    assert_rounded_alike,
+    dtype_of,
+    numpy,
+    random,
+    randomize,
+    stored_arrays,
+)
 from keras import ops
 from keras.src import testing
 

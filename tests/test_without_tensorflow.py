@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from fresh_process import stored_arrays
+from common import stored_arrays
 
 ROOT = pathlib.Path(__file__).parent.parent
 OTHERS = [

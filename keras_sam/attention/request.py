@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_sam import normalizers
 from keras_sam.attention.positions import Positions
+from keras_sam.backend.indices import indices
 from keras_sam.backend.precision import wide
 from keras_sam.masks import pairs as masks
 
@@ -155,9 +156,9 @@ class Constants(NamedTuple):
         batch, heads, rows, keys, _ = sizes
         query, key = self.query_positions, self.key_positions
         if self.in_a_row:
-            query, key = masks.positions(rows)[None], masks.positions(keys)[None]
-        example = self.example_offset + masks.positions(batch)
-        head = self.head_offset + masks.positions(heads)
+            query, key = indices(rows)[None], indices(keys)[None]
+        example = self.example_offset + indices(batch)
+        head = self.head_offset + indices(heads)
         return masks.Pairs(
             example=example[:, None, None, None],
             head=head[None, :, None, None],

@@ -37,8 +37,8 @@ class CBAM(Gate):
         kernel_initializer: For all kernels.
         kernel_regularizer: For all kernels.
         normalizer: See `ChannelAttention` and `SpatialAttention`; for both. Anything but
-            sigmoids makes the weights of all channels sum to one, and those of all
-            positions, too.
+            sigmoids makes the weights sum to one, over all channels and over all
+            positions.
         hidden_units, activation, use_bias: See `ChannelAttention`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 

@@ -13,7 +13,7 @@ from keras_sam.layers._pooled_gate import ConvolutionalGate, pooling_names
 
 @keras.saving.register_keras_serializable(package="keras_sam")
 class SpatialAttention(ConvolutionalGate):
-    """Weighs the positions of a feature map, by features that are pooled over channels.
+    """Weighs the positions of a feature map by features that are pooled over channels.
 
     ```
     pooled  = [max over C; mean over C]                      2 maps

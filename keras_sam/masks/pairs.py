@@ -55,18 +55,13 @@ def whole_call(query_length, key_length, segments=(None, None), query_start=0):
     return Pairs(
         example=nothing,
         head=nothing,
-        query=query_start + positions(query_length)[None, None, :, None],
-        key=positions(key_length)[None, None, None, :],
+        query=query_start + indices(query_length)[None, None, :, None],
+        key=indices(key_length)[None, None, None, :],
         query_length=query_length,
         key_length=key_length,
         query_segments=query_segments,
         key_segments=key_segments,
     )
-
-
-def positions(length):
-    """Returns `0, 1, ...` as int32."""
-    return indices(length)
 
 
 class Bounds:
@@ -141,7 +136,7 @@ def _indices(tensor, axis, size):
     """Returns the indices along an axis, filled up to whole tiles, and their number."""
     length = ops.shape(tensor)[axis]
     tiles = -(-length // size)
-    return ops.minimum(positions(tiles * size), length - 1), tiles
+    return ops.minimum(indices(tiles * size), length - 1), tiles
 
 
 def _first_and_last(tensor, axis, size):
