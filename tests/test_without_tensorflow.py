@@ -99,6 +99,7 @@ def test_the_error_names_the_extra():
     assert "keras-sam[tensorflow]" in errors.splitlines()[-1]
 
 
+@pytest.mark.skipif(not find_spec("jax"), reason="needs JAX")
 def test_the_backend_of_the_configuration_counts(tmp_path):
     (tmp_path / "keras.json").write_text(json.dumps({"backend": "jax"}))
     program = f"""
