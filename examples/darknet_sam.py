@@ -7,7 +7,8 @@ The configuration below is a small YOLOv4 with spatial attention: a residual blo
 at two scales a 1 x 1 logistic convolution with the [sam] layer that multiplies by it. It
 is built, trained on digits among clutter, and written back as model.cfg and
 model.weights, which Darknet reads. attention.png shows the gate of each [sam], averaged
-over its channels; `tensorboard --logdir runs/darknet_sam` shows how it came about.
+over its channels; `tensorboard --logdir runs/darknet_sam` shows how it came about. The
+model is trained from three seeds, and the files and the logs are those of the last.
 
 Nothing in [sam] makes a gate close: what it lets through, the next layer can ignore.
 Trained on boxes alone, the mean gate is as open beside the digit as on it. Here an open
@@ -247,21 +248,10 @@ def draw(path, pictures, maps, boxes, found):
     plt.close(figure)
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pictures", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--penalty", type=float, default=16, help="of open gates")
-    parser.add_argument("--quick", action="store_true", help="64 pictures, one epoch")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=pathlib.Path, default="runs/darknet_sam")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        options.pictures, options.epochs = 64, 1
-    options.output.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(options.seed)
-    rng = np.random.default_rng(options.seed)
-
+def train(options, seed):
+    """Trains a model from one seed; returns it, test pictures, boxes and classes."""
+    keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
     model = darknet.build_model(CFG)
     pictures, boxes, classes = make_pictures(options.pictures, rng)
     test_pictures, test_boxes, test_classes = make_pictures(200, rng)
@@ -277,39 +267,69 @@ def main(arguments=None):
         [yolo_loss] + [gate_penalty] * len(gates),
         loss_weights=[1.0] + [options.penalty] * len(gates),
     )
-    watch = AttentionTensorBoard(options.output, test_pictures[:6])
+    is_last = seed == options.seeds - 1
+    callbacks = [AttentionTensorBoard(options.output, test_pictures[:6])] if is_last else []
     nothing = np.zeros((len(pictures), 1, 1, 1), "float32")
+    print(f"\nSeed {seed}:")
     trained.fit(
         pictures,
         [make_targets(boxes, classes)] + [nothing] * len(gates),
         batch_size=32,
         epochs=options.epochs,
         verbose=2,
-        callbacks=[watch],
+        callbacks=callbacks,
     )
+    return model, test_pictures, test_boxes, test_classes
 
-    outputs = model.predict(test_pictures, verbose=0)
-    found = darknet.decode(outputs, model, score_threshold=0.0, max_detections=1)
-    maps = attention_maps(model, test_pictures)
-    best = np.array(found.boxes[:, 0])
+
+def measure(found, maps, boxes, classes):
+    """Returns by name how well digits are found, and how well the gates find them."""
     results = {
-        "accuracy": float(np.mean(np.array(found.classes[:, 0]) == test_classes)),
-        "mean IoU": float(np.mean(overlap(best, test_boxes))),
+        "accuracy": float(np.mean(np.array(found.classes[:, 0]) == classes)),
+        "mean IoU": float(np.mean(overlap(np.array(found.boxes[:, 0]), boxes))),
     }
     for name, gates in maps.items():
-        results[f"{name}: in the box / outside"] = share_inside(gates, test_boxes)
-        results[f"{name}: widest open in the box"] = share_pointing(gates, test_boxes)
-    for name, value in results.items():
-        print(f"{name:<34}{value:6.3f}")
+        results[f"{name}: in the box / outside"] = share_inside(gates, boxes)
+        results[f"{name}: widest open in the box"] = share_pointing(gates, boxes)
+    return results
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--penalty", type=float, default=16, help="of open gates")
+    parser.add_argument("--quick", action="store_true", help="64 pictures, one epoch")
+    parser.add_argument("--seeds", type=int, help="how many times to train the model")
+    parser.add_argument("--output", type=pathlib.Path, default="runs/darknet_sam")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.pictures, options.epochs = 64, 1
+    options.seeds = options.seeds or (1 if options.quick else 3)
+    options.output.mkdir(parents=True, exist_ok=True)
+
+    by_seed = []
+    for seed in range(options.seeds):
+        model, pictures, boxes, classes = train(options, seed)
+        outputs = model.predict(pictures, verbose=0)
+        found = darknet.decode(outputs, model, score_threshold=0.0, max_detections=1)
+        maps = attention_maps(model, pictures)
+        by_seed.append(measure(found, maps, boxes, classes))
+    print(f"\nMean (least to most) of {options.seeds} seeds:")
+    results = {name: [each[name] for each in by_seed] for name in by_seed[0]}
+    for name, values in results.items():
+        spread = f"({min(values):.3f} to {max(values):.3f})"
+        print(f"{name:<34}{np.mean(values):6.3f} {spread}")
     print("(by chance the widest open position is in the box in 0.111 of the pictures)")
 
-    draw(options.output / "attention.png", test_pictures[:6], maps, test_boxes, best)
+    best = np.array(found.boxes[:, 0])
+    draw(options.output / "attention.png", pictures[:6], maps, boxes, best)
     (options.output / "model.cfg").write_text(CFG)
     darknet.write_weights(model, options.output / "model.weights")
     again = darknet.load_model(
         options.output / "model.cfg", options.output / "model.weights"
     )
-    same = np.array_equal(again.predict(test_pictures, verbose=0), outputs)
+    same = np.array_equal(again.predict(pictures, verbose=0), outputs)
     print(f"Darknet's files give the same outputs: {same}")
     return results
 
