@@ -9,19 +9,39 @@ model is then saved, loaded by a fresh process, served, and opened in the viewer
 """
 
 import argparse
+import contextlib
+import os
 import pathlib
 import subprocess
 import sys
 import time
 
-import keras
 import numpy as np
-from keras import layers
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-import keras_sam
-from keras_sam.callbacks import AttentionTensorBoard
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@contextlib.contextmanager
+def without_stderr():
+    """Hides what TensorFlow logs while it is imported, whatever its log level."""
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+with without_stderr():
+    import keras
+    from keras import layers
+
+    import keras_sam
+    from keras_sam.callbacks import AttentionTensorBoard
 
 parser = argparse.ArgumentParser(description="The quickstart of keras_sam.")
 parser.add_argument("--quick", action="store_true", help="one seed, few examples")
@@ -231,7 +251,11 @@ import keras, keras_sam
 reloaded = keras.saving.load_model(folder + "/model.keras")
 np.save(folder + "/reloaded.npy", reloaded.predict(probe, verbose=0))
 """
-subprocess.run([sys.executable, "-c", SERVE, str(output)], check=True)
+served = subprocess.run(
+    [sys.executable, "-c", SERVE, str(output)], stderr=subprocess.PIPE, text=True
+)
+if served.returncode:  # else there are the logs of TensorFlow alone
+    sys.exit(served.stderr)
 for name, what in {"reloaded": "model.keras", "served": "the SavedModel"}.items():
     difference = abs(np.load(output / f"{name}.npy") - expected).max()
     print(f"Largest difference of {what} in a new process: {difference:.1e}")
